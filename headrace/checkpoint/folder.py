@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The portable folder: one encoder as it is shared (DESIGN.md section 7)."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load_file, save_file
+
+from headrace.checkpoint import card
+from headrace.checkpoint.files import atomic_folder
+from headrace.checkpoint.names import check_state
+from headrace.config import EncoderConfig
+from headrace.encoder import SpeechEncoder
+
+FORMAT_VERSION = 1
+REQUIRED = ("config.json", "model.safetensors")
+
+
+def save(encoder: SpeechEncoder, folder: str | Path, provenance: dict[str, Any] | None = None) -> None:
+    """Write a portable folder: weights, configuration, model card, and the files that torch.hub and s3prl look for.
+
+    Args:
+        provenance: where the weights come from (objective, updates, corpus, commit, ...); stored and put on the card.
+    Raises:
+        OSError: the folder could not be written whole; what stood there before stays.
+    """
+    provenance = provenance or {}
+    config = {"format_version": FORMAT_VERSION, **encoder.config.to_dict(), "provenance": provenance}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    num_parameters = sum(tensor.numel() for tensor in state.values())
+    with atomic_folder(Path(folder)) as partial:
+        try:
+            save_file(state, partial / "model.safetensors", metadata={"format": "pt"})
+        except safetensors.SafetensorError as error:
+            raise OSError(f"model.safetensors could not be written: {error}") from None
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        files = card.files(encoder.config, provenance, num_parameters, encoder.frontend)
+        for name, text in files.items():
+            (partial / name).write_text(text)
+
+
+def load(folder: str | Path) -> SpeechEncoder:
+    """An encoder in eval mode, from a portable folder or from a model hub id such as "team/llsa-base".
+
+    Raises:
+        ValueError: no such folder, a file or tensor is missing, shapes differ, the format is of another version.
+    """
+    path = _resolve(folder)
+    missing = [name for name in REQUIRED if not (path / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"{path} is not a portable folder: {' and '.join(missing)} missing; write one with `headrace export`."
+        )
+    config = read_config(path)
+    encoder = SpeechEncoder(config)
+    try:
+        state = load_file(path / "model.safetensors")
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path / 'model.safetensors'} is damaged: {error}; copy the folder again.") from None
+    check_state(state, encoder.state_dict(), str(path))
+    encoder.load_state_dict(state)
+    return encoder.eval()
+
+
+def read_config(folder: Path) -> EncoderConfig:
+    """The EncoderConfig of a portable folder.
+
+    Raises:
+        ValueError: config.json is not JSON, of another format version, or names unknown fields.
+    """
+    try:
+        values = json.loads((folder / "config.json").read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{folder / 'config.json'} is not JSON: {error}.") from None
+    version = values.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{folder} has format version {version!r}; this headrace reads version {FORMAT_VERSION}. "
+            "Load it with the headrace release that wrote it, or upgrade."
+        )
+    values.pop("provenance", None)
+    return EncoderConfig.from_dict(values)
+
+
+def _resolve(folder: str | Path) -> Path:
+    path = Path(folder).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
+        raise ValueError(f"{folder} is neither a portable folder nor a hub id like 'team/name'.")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise ValueError(
+            f"{folder} is no folder here; to read it from a model hub: pip install 'headrace[hub]'."
+        ) from None
+    try:
+        return Path(snapshot_download(str(folder)))
+    except Exception as error:  # the hub client raises a dozen unrelated classes
+        raise ValueError(f"{folder} is no folder here and could not be had from the model hub: {error}") from error

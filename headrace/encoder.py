@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SpeechEncoder: waveform -> frontend -> project -> context -> hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from headrace.blocks import TransformerBlock
+from headrace.config import EncoderConfig
+from headrace.frontend import WaveformFrontend
+from headrace.ops.layout import lay_out, num_blocks, read_back, row_frames
+from headrace.positions import ConvolutionalPositions, Rotation, rotary
+from headrace.reach import Blocks, Reach, Stack
+
+INIT_STD = 0.02  # of the transformer's weights, as in BERT and wav2vec 2.0
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """What an encoder returns; all frames past an item's length are zero.
+
+    hidden_states: L+1 tensors [N, T, C], the input of layer 1 and then each layer's output.
+    last_hidden_state: [N, T, C], the last of them, behind the final LayerNorm where the blocks are norm_first.
+    lengths: [N] int64, frames of each item.
+    """
+
+    hidden_states: list[torch.Tensor]
+    last_hidden_state: torch.Tensor
+    lengths: torch.Tensor
+
+
+class Projection(nn.Module):
+    """LayerNorm of each feature frame, then a linear map to the encoder's width where the widths differ."""
+
+    def __init__(self, num_channels: int, embed_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(num_channels)
+        self.linear = nn.Linear(num_channels, embed_dim) if num_channels != embed_dim else None
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """[N, T, channels] -> [N, T, C]."""
+        x = self.norm(features)
+        return x if self.linear is None else self.linear(x)
+
+
+class ContextEncoder(nn.Module):
+    """Positions and a stack of blocks under a reach."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.positions: ConvolutionalPositions | None = None
+        if config.positions != "rotary":
+            self.positions = ConvolutionalPositions(
+                config.embed_dim,
+                config.position_kernel,
+                config.position_groups,
+                causal=config.positions == "causal_conv",
+            )
+        self.layers = nn.ModuleList(TransformerBlock(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.embed_dim)
+        for module in self.layers.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=INIT_STD)
+                nn.init.zeros_(module.bias)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        reach: Reach | Sequence[Reach] | None = None,
+    ) -> list[torch.Tensor]:
+        """Run the stack on projected frames.
+
+        Args:
+            x: [N, T, C], what ``SpeechEncoder.project`` returned, masked or not.
+            lengths: [N] int64 frames of each item; None when all are T frames long.
+            reach: who sees whom, one for all layers or one per layer; the configuration's when None.
+        Returns:
+            L+1 tensors [N, T, C]: the input of layer 1, then each layer's output (for Blocks the final rows), zero past
+            the length. Training objectives and heads take ``output`` of them.
+        Raises:
+            ValueError: the reaches do not fit the layers or the mixer.
+        """
+        reaches = self._reaches(reach)
+        past = _past(x, lengths)
+        x = _blank(x, past)
+        if self.positions is not None:
+            x = self.positions(x)
+        if not self.config.norm_first:
+            x = self.norm(x)
+        x = F.dropout(x, self.config.dropout, self.training)
+
+        num_frames, blocks = x.shape[1], reaches[0] if isinstance(reaches[0], Blocks) else None
+        rotation = self._rotation(num_frames, blocks, x)
+        hidden_states = [_blank(x, past)]
+        rows = x if blocks is None else lay_out(x, blocks)
+        for layer, layer_reach in zip(self.layers, reaches, strict=True):
+            if not self._skips_layer():
+                rows = layer(rows, lengths, layer_reach, rotation)
+            frames = rows if blocks is None else read_back(rows, blocks, num_frames)
+            hidden_states.append(_blank(frames, past))
+        return hidden_states
+
+    def output(self, hidden_states: list[torch.Tensor], lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """The result of the stack, [N, T, C]: the last hidden state, normalised with norm_first (wav2vec 2.0 LARGE)."""
+        if not self.config.norm_first:
+            return hidden_states[-1]
+        return _blank(self.norm(hidden_states[-1]), _past(hidden_states[-1], lengths))
+
+    def _reaches(self, reach: Reach | Sequence[Reach] | None) -> tuple[Reach, ...]:
+        if reach is None:
+            return self.config.reaches
+        reaches = tuple(reach) if isinstance(reach, Sequence) else (reach,) * len(self.layers)
+        if len(reaches) != len(self.layers):
+            raise ValueError(f"reach must be one reach or one per layer ({len(self.layers)}), got {len(reaches)}.")
+        return Stack(reaches).layers
+
+    def _rotation(self, num_frames: int, blocks: Blocks | None, x: torch.Tensor) -> Rotation | None:
+        if self.config.positions != "rotary":
+            return None
+        frames = torch.arange(num_frames, device=x.device)
+        if blocks is not None:
+            frames = row_frames(blocks, num_blocks(num_frames, blocks), x.device)
+        return rotary(frames, self.config.embed_dim // self.config.num_heads, x.dtype)
+
+    def _skips_layer(self) -> bool:
+        return self.training and self.config.layerdrop > 0 and bool(torch.rand(()) < self.config.layerdrop)
+
+
+def _past(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor | None:
+    """[N, T] bool, whether a frame of x [N, T, C] lies behind its item's end; None where none does."""
+    return None if lengths is None else torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
+
+
+def _blank(x: torch.Tensor, past: torch.Tensor | None) -> torch.Tensor:
+    """Zeros where past [N, T] says that a frame lies behind its item's end."""
+    return x if past is None else x.masked_fill(past[..., None], 0)
+
+
+class SpeechEncoder(nn.Module):
+    """Waveforms -> hidden states, in three named parts that training objectives can reach between.
+
+    >>> config = EncoderConfig(num_layers=2, embed_dim=32, ffn_dim=64, num_heads=2, conv_layers=[[32, 10, 5], [32, 8, 8]])
+    >>> out = SpeechEncoder(config).eval()(torch.zeros(1, 1600))
+    >>> len(out.hidden_states), tuple(out.hidden_states[-1].shape)
+    (3, (1, 39, 32))
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.frontend = WaveformFrontend(config.conv_layers, config.conv_norm, config.conv_bias)
+        self.project = Projection(self.frontend.num_channels, config.embed_dim)
+        self.context = ContextEncoder(config)
+
+    def forward(
+        self,
+        waveforms: torch.Tensor,
+        num_samples: torch.Tensor | None = None,
+        reach: Reach | Sequence[Reach] | None = None,
+    ) -> EncoderOutput:
+        """Encode whole utterances. An item's frames never depend on its companions in the batch.
+
+        Args:
+            waveforms: [N, samples] float, at ``config.sample_rate``; normalised to zero mean and unit variance over the
+                utterance where ``config.normalize_waveform`` says so.
+            num_samples: [N] int64, samples of each item; None when all are as long as the tensor.
+            reach: who sees whom; the configuration's when None.
+        Raises:
+            ValueError: naming the argument, what was expected and what came.
+        """
+        if waveforms.dim() != 2:
+            raise ValueError(
+                f"waveforms must be [N, samples], got shape {tuple(waveforms.shape)}; one item is waveform[None]."
+            )
+        if not waveforms.is_floating_point():
+            raise ValueError(
+                f"waveforms must be floating point in [-1, 1], got {waveforms.dtype}; divide 16-bit samples by 32768."
+            )
+        if num_samples is None:
+            num_samples = torch.full(
+                waveforms.shape[:1], waveforms.shape[1], dtype=torch.int64, device=waveforms.device
+            )
+        self._check_num_samples(waveforms, num_samples)
+        features = self.frontend(waveforms, num_samples)
+        lengths = self.frontend.num_frames(num_samples)
+        hidden_states = self.context(self.project(features), lengths, reach)
+        return EncoderOutput(hidden_states, self.context.output(hidden_states, lengths), lengths)
+
+    @staticmethod
+    def _check_num_samples(waveforms: torch.Tensor, num_samples: torch.Tensor) -> None:
+        if num_samples.shape != waveforms.shape[:1] or num_samples.dtype != torch.int64:
+            raise ValueError(
+                f"num_samples must be [{waveforms.shape[0]}] int64, got {tuple(num_samples.shape)} {num_samples.dtype}."
+            )
+        # Read on the CPU only: on a GPU it would synchronise.
+        outside = num_samples.device.type == "cpu" and bool(
+            ((num_samples < 0) | (num_samples > waveforms.shape[1])).any()
+        )
+        if outside:
+            raise ValueError(f"num_samples must lie in 0..{waveforms.shape[1]}, got {num_samples.tolist()}.")

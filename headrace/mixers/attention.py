@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all attention mixers share: projections, heads, rotary angles. Parameter names and shapes are the same for each."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from headrace.ops import acausal
+from headrace.positions import Rotation, rotate
+from headrace.reach import Everything, Reach
+
+
+class Attention(nn.Module):
+    """Multi-head attention; a subclass says over which frames (``attend``) and under which reaches.
+
+    Args:
+        embed_dim, num_heads: C and H; C must be a multiple of H.
+        dropout: on the attention weights, in training; only where ``supports_dropout``.
+    """
+
+    reaches: ClassVar[tuple[type, ...]]
+    supports_dropout: ClassVar[bool] = False
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.q_proj = nn.Linear(embed_dim, embed_dim)
+        self.k_proj = nn.Linear(embed_dim, embed_dim)
+        self.v_proj = nn.Linear(embed_dim, embed_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+
+    @staticmethod
+    def reach(look_ahead: int, look_back: int | None, hop: int) -> Reach:
+        """The reach that a configuration asks for."""
+        raise NotImplementedError
+
+    def forward(
+        self, x: torch.Tensor, lengths: torch.Tensor | None, reach: Reach, rotation: Rotation | None = None
+    ) -> torch.Tensor:
+        """Mix frames. x: [N, T, C], or [N, P, hop+A, C] for ``Blocks``; lengths: [N] int64 frames. Same shape back.
+
+        Raises:
+            ValueError: this mixer cannot run under ``reach``.
+        """
+        if not isinstance(reach, self.reaches):
+            names = " or ".join(kind.__name__ for kind in self.reaches)
+            raise ValueError(f"{type(self).__name__} runs under {names}, got {reach}.")
+        q, k, v = (self._split_heads(linear(x)) for linear in (self.q_proj, self.k_proj, self.v_proj))
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        if isinstance(reach, Everything):
+            y = self._attend_everything(q, k, v, lengths)
+        else:
+            y = self.attend(q, k, v, lengths, reach)
+        return self.out_proj(y.movedim(1, -2).flatten(-2))
+
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor | None, reach: Reach
+    ) -> torch.Tensor:
+        """q, k, v and the result: [N, H, T, D], or [N, H, P, hop+A, D] for ``Blocks``."""
+        raise NotImplementedError
+
+    def _attend_everything(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor | None
+    ) -> torch.Tensor:
+        return acausal(q, k, v, lengths, dropout=self.dropout if self.training else 0.0)
+
+    def _split_heads(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, ..., C] -> [N, H, ..., D]."""
+        return x.unflatten(-1, (self.num_heads, -1)).movedim(-2, 1)

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operation means (``reference``) and who computes it."""
+
+from headrace.ops import reference
+from headrace.ops.dense import acausal, masked
+from headrace.ops.llsa import llsa
+from headrace.ops.sa import sa
+
+__all__ = ["acausal", "llsa", "masked", "reference", "sa"]

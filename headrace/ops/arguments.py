@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks that ``sa`` and ``llsa`` share: what came, what was expected, what to do."""
+
+from __future__ import annotations
+
+import torch
+
+from headrace.reach import Band, Blocks
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check_qkv(op: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, axes: str) -> None:
+    """q, k, v: one shape with the given axes, one dtype of DTYPES, one device.
+
+    Raises:
+        ValueError: naming the argument, what was expected and what came.
+    """
+    expected = axes.count(",") + 1
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.dim() != expected:
+            raise ValueError(f"{op}: {name} must be [{axes}], got shape {tuple(x.shape)}.")
+        if x.shape != q.shape:
+            raise ValueError(f"{op}: {name} must have the shape of q, {tuple(q.shape)}, got {tuple(x.shape)}.")
+        if x.dtype != q.dtype or x.device != q.device:
+            raise ValueError(f"{op}: {name} must be {q.dtype} on {q.device} like q, got {x.dtype} on {x.device}.")
+    if q.dtype not in DTYPES:
+        raise ValueError(f"{op}: q must be one of {', '.join(map(str, DTYPES))}, got {q.dtype}.")
+
+
+def check_lengths(op: str, lengths: torch.Tensor | None, q: torch.Tensor) -> None:
+    """lengths: [N] int64 on q's device. Its values are clamped by the operation, never read here (that would synchronise).
+
+    Raises:
+        ValueError: naming what was expected and what came.
+    """
+    if lengths is None:
+        return
+    if lengths.shape != q.shape[:1] or lengths.dtype != torch.int64 or lengths.device != q.device:
+        raise ValueError(
+            f"{op}: lengths must be [{q.shape[0]}] int64 on {q.device}, got {tuple(lengths.shape)} {lengths.dtype} "
+            f"on {lengths.device}."
+        )
+
+
+def check_bias(op: str, bias: torch.Tensor | None, q: torch.Tensor, reach: Band | Blocks) -> None:
+    """bias: [H, number of offsets that ``reach`` can see], which needs a bounded look-back.
+
+    Raises:
+        ValueError: naming what was expected and what came.
+    """
+    if bias is None:
+        return
+    lowest, highest = reach.offsets()
+    expected = (q.shape[1], highest - lowest + 1)
+    if tuple(bias.shape) != expected or bias.device != q.device:
+        raise ValueError(
+            f"{op}: bias must be [H, offsets] = {expected} on {q.device} for {reach}, got {tuple(bias.shape)} on {bias.device}."
+        )

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the operations mean: the formulas of the paper, one query at a time, in the paper's symbols.
+
+Never optimised and never called by the fast paths; tests compare everything else with it, in float64.
+
+    SA    y[t]    = sum_s p_s v[s],  p = softmax_s(q[t] . k[s] / sqrt(D) + bias[s - t + B]),  s in [t - B, t + A]
+    LLSA  y[t, c] = sum_s p_s v[s, e],  p = softmax_s(q[t, c] . k[s, e] / sqrt(D) + ...),  s in [t - B, t + c],
+                    e = min(t + c - s, A)
+
+Sources: arXiv 2302.13451, section 3.1 (SA) and section 4 (LLSA); the second in anchor-major layout, for any hop.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from headrace.reach import Band, Blocks
+
+
+def _attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    frame: int,
+    seen: list[int],
+    bias: torch.Tensor | None,
+    lowest: int,
+) -> torch.Tensor:
+    """One query [H, D] of ``frame`` over keys and values [H, S, D] of the frames ``seen``."""
+    z = torch.einsum("hd,hsd->hs", q, k) / q.shape[-1] ** 0.5
+    if bias is not None:
+        z = z + bias[:, [s - frame - lowest for s in seen]]
+    return torch.einsum("hs,hsd->hd", z.softmax(-1), v)
+
+
+def sa(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    band: Band,
+    lengths: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Streaming attention, literally. Shapes and arguments as in ``headrace.ops.sa``."""
+    N, _, T, _ = q.shape
+    lowest = 0 if bias is None else band.offsets()[0]
+    y = torch.zeros_like(v)
+    for n in range(N):
+        length = T if lengths is None else int(lengths[n].clamp(0, T))
+        for t in range(length):
+            seen = [s for s in range(length) if band.first(t) <= s <= t + band.look_ahead]
+            y[n, :, t] = _attend(q[n, :, t], k[n, :, seen], v[n, :, seen], t, seen, bias, lowest)
+    return y
+
+
+def llsa(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    blocks: Blocks,
+    lengths: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Low-latency streaming attention, literally. Shapes and arguments as in ``headrace.ops.llsa``."""
+    N, _, P, R, _ = q.shape
+    A, B, hop = blocks.look_ahead, blocks.look_back, blocks.hop
+    lowest = 0 if bias is None else blocks.offsets()[0]
+    y = torch.zeros_like(v)
+    for n in range(N):
+        length = P * hop if lengths is None else int(lengths[n].clamp(0, P * hop))
+        for b in range(P):
+            for r in range(R):
+                frame = b * hop + r
+                if frame >= length:
+                    continue
+                start = b * hop if blocks.per_block else frame
+                oldest = 0 if B is None else max(0, start - B)
+                # Earlier frames are known for good: row s % hop of their own block. The block's own rows are as known now.
+                seen = list(range(oldest, min(length, b * hop + hop + A)))
+                where = [(s // hop, s % hop) if s < b * hop else (b, s - b * hop) for s in seen]
+                keys = torch.stack([k[n, :, i, j] for i, j in where], dim=1)
+                values = torch.stack([v[n, :, i, j] for i, j in where], dim=1)
+                y[n, :, b, r] = _attend(q[n, :, b, r], keys, values, frame, seen, bias, lowest)
+    return y
