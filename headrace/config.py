@@ -21,8 +21,8 @@ class EncoderConfig:
 
     Frames are those of the front-end (20 ms with the default convolutions). ``mixer`` is a row of ``mixers.MIXERS``;
     ``full`` does not read look_ahead, look_back and hop, ``masked`` and ``sa`` do not read hop. ``positions`` "conv",
-    ``conv_norm`` "group_norm" and ``normalize_waveform`` look at the whole utterance: for ``full``, and for ``masked`` when an
-    acausal model is masked afterwards.
+    ``conv_norm`` "group_norm" and ``normalize_waveform`` look at the whole utterance: for ``full``, and for ``masked``
+    when an acausal model is masked afterwards.
 
     Raises:
         ValueError: naming the field, what was expected, what came and what to do.
@@ -110,7 +110,7 @@ class EncoderConfig:
             )
         if len(self.look_ahead) != self.num_layers:
             raise ValueError(
-                f"look_ahead must be one number or one per layer ({self.num_layers}), got {len(self.look_ahead)} numbers."
+                f"look_ahead must be one number or one per layer ({self.num_layers}), got {len(self.look_ahead)}."
             )
         return self.look_ahead
 
@@ -121,7 +121,8 @@ class EncoderConfig:
             raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of num_heads {self.num_heads}.")
         if self.positions == "rotary" and self.embed_dim // self.num_heads % 2:
             raise ValueError(
-                f"positions='rotary' needs an even head dimension, got {self.embed_dim} / {self.num_heads}; change num_heads."
+                f"positions='rotary' needs an even head dimension, got {self.embed_dim} / {self.num_heads}; "
+                "change num_heads."
             )
         if self.positions != "rotary" and self.embed_dim % self.position_groups:
             raise ValueError(
@@ -142,8 +143,9 @@ class EncoderConfig:
         broken = [name for name, chosen in acausal.items() if chosen]
         if broken and self.mixer not in ("full", "masked"):
             raise ValueError(
-                f"{', '.join(broken)} sees the whole utterance, which breaks the latency of mixer={self.mixer!r}; choose "
-                "positions='rotary' or 'causal_conv', conv_norm='layer_norm', normalize_waveform=False, or mixer='full'."
+                f"{', '.join(broken)} sees the whole utterance, which breaks the latency of mixer={self.mixer!r}; "
+                "choose positions='rotary' or 'causal_conv', conv_norm='layer_norm', normalize_waveform=False, "
+                "or mixer='full'."
             )
 
 

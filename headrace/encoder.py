@@ -81,9 +81,11 @@ class ContextEncoder(nn.Module):
             x: [N, T, C], what ``SpeechEncoder.project`` returned, masked or not.
             lengths: [N] int64 frames of each item; None when all are T frames long.
             reach: who sees whom, one for all layers or one per layer; the configuration's when None.
+
         Returns:
             L+1 tensors [N, T, C]: the input of layer 1, then each layer's output (for Blocks the final rows), zero past
             the length. Training objectives and heads take ``output`` of them.
+
         Raises:
             ValueError: the reaches do not fit the layers or the mixer.
         """
@@ -146,7 +148,8 @@ def _blank(x: torch.Tensor, past: torch.Tensor | None) -> torch.Tensor:
 class SpeechEncoder(nn.Module):
     """Waveforms -> hidden states, in three named parts that training objectives can reach between.
 
-    >>> config = EncoderConfig(num_layers=2, embed_dim=32, ffn_dim=64, num_heads=2, conv_layers=[[32, 10, 5], [32, 8, 8]])
+    >>> conv_layers = [[32, 10, 5], [32, 8, 8]]
+    >>> config = EncoderConfig(num_layers=2, embed_dim=32, ffn_dim=64, num_heads=2, conv_layers=conv_layers)
     >>> out = SpeechEncoder(config).eval()(torch.zeros(1, 1600))
     >>> len(out.hidden_states), tuple(out.hidden_states[-1].shape)
     (3, (1, 39, 32))
@@ -172,6 +175,7 @@ class SpeechEncoder(nn.Module):
                 utterance where ``config.normalize_waveform`` says so.
             num_samples: [N] int64, samples of each item; None when all are as long as the tensor.
             reach: who sees whom; the configuration's when None.
+
         Raises:
             ValueError: naming the argument, what was expected and what came.
         """

@@ -26,6 +26,7 @@ def export(
     Args:
         changes: fields of EncoderConfig to set otherwise: the same weights under another mixer or reach.
         untrained_seed: leave the weights out and draw them anew from this seed: the untrained twin.
+
     Raises:
         ValueError: the checkpoint is refused, incomplete, or a change does not fit.
         OSError: the folder could not be written whole; what stood there before stays.

@@ -53,6 +53,7 @@ def encoder_config_from_fairseq(model: Mapping[str, Any], task: Mapping[str, Any
     Args:
         model: the ``model`` section (or the flat arguments of old checkpoints); absent fields keep fairseq's defaults.
         task: the ``task`` section.
+
     Raises:
         ValueError: the model uses an option that headrace's encoder does not have, or a value it does not take.
     """
@@ -89,7 +90,7 @@ _FAIRSEQ_DEFAULTS = {
 
 
 def fairseq_config_from_encoder(config: EncoderConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The ``model`` and ``task`` sections that describe an EncoderConfig; the inverse of ``encoder_config_from_fairseq``."""
+    """The ``model`` and ``task`` sections of an EncoderConfig; the inverse of ``encoder_config_from_fairseq``."""
     model = {theirs: getattr(config, ours) for ours, theirs in FAIRSEQ_FIELDS.items()}
     model["conv_feature_layers"] = str([tuple(layer) for layer in config.conv_layers])
     model["extractor_mode"] = CONV_NORMS[config.conv_norm]
@@ -160,7 +161,7 @@ def sections(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], di
 
 
 def from_fairseq(path: str | Path) -> SpeechEncoder:
-    """The encoder of a fairseq wav2vec2, hubert or headrace checkpoint, in eval mode. Needs no fairseq, runs no pickles.
+    """The encoder of a fairseq wav2vec2, hubert or headrace checkpoint, in eval mode. No fairseq, no pickles run.
 
     Raises:
         ValueError: what is refused, missing or unknown.

@@ -26,6 +26,7 @@ def save(encoder: SpeechEncoder, folder: str | Path, provenance: dict[str, Any] 
 
     Args:
         provenance: where the weights come from (objective, updates, corpus, commit, ...); stored and put on the card.
+
     Raises:
         OSError: the folder could not be written whole; what stood there before stays.
     """

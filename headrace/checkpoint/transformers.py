@@ -92,7 +92,7 @@ def _normalizes(folder: Path) -> bool:
 def _load_state(folder: Path) -> State:
     if not (folder / "model.safetensors").exists():
         raise FileNotFoundError(
-            f"{folder} has no model.safetensors; save the model with transformers' save_pretrained (pickles are not read)."
+            f"{folder} has no model.safetensors; write it with transformers' save_pretrained (pickles are not read)."
         )
     state = load_file(folder / "model.safetensors")
     for prefix in PREFIXES:
@@ -117,8 +117,8 @@ def to_transformers(encoder: SpeechEncoder, folder: str | Path) -> None:
     config = encoder.config
     if config.mixer != "full" or config.positions != "conv":
         raise ValueError(
-            f"transformers' Wav2Vec2Model is mixer='full' with positions='conv'; this encoder has mixer={config.mixer!r}, "
-            f"positions={config.positions!r}. Share it as a portable folder (headrace.checkpoint.save) instead."
+            f"transformers' Wav2Vec2Model is mixer='full' with positions='conv'; this encoder has "
+            f"mixer={config.mixer!r}, positions={config.positions!r}. Share it as a portable folder (headrace.checkpoint.save) instead."
         )
     theirs: dict[str, Any] = {"model_type": "wav2vec2", "architectures": ["Wav2Vec2Model"], **FIXED}
     theirs |= {name: getattr(config, ours) for ours, name in TRANSFORMERS_FIELDS.items()}

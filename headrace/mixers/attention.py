@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all attention mixers share: projections, heads, rotary angles. Parameter names and shapes are the same for each."""
+"""What all attention mixers share: projections, heads, rotary angles; the same parameter names and shapes."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def check_qkv(op: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, axes: 
 
 
 def check_lengths(op: str, lengths: torch.Tensor | None, q: torch.Tensor) -> None:
-    """lengths: [N] int64 on q's device. Its values are clamped by the operation, never read here (that would synchronise).
+    """lengths: [N] int64 on q's device. The operation clamps its values; reading them here would synchronise.
 
     Raises:
         ValueError: naming what was expected and what came.
@@ -55,5 +55,6 @@ def check_bias(op: str, bias: torch.Tensor | None, q: torch.Tensor, reach: Band 
     expected = (q.shape[1], highest - lowest + 1)
     if tuple(bias.shape) != expected or bias.device != q.device:
         raise ValueError(
-            f"{op}: bias must be [H, offsets] = {expected} on {q.device} for {reach}, got {tuple(bias.shape)} on {bias.device}."
+            f"{op}: bias must be [H, offsets] = {expected} on {q.device} for {reach}, got {tuple(bias.shape)} "
+            f"on {bias.device}."
         )

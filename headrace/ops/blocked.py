@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The torch path of ``sa`` and ``llsa``: a few queries at a time, so that memory stays linear in the number of frames.
 
-Queries are taken in groups of neighbours; a group needs one contiguous slice of keys and values. Forward stores only its
-inputs; backward visits the groups again, recomputes each, and lets autograd differentiate that one group.
+Queries are taken in groups of neighbours; a group needs one contiguous slice of keys and values. Forward stores only
+its inputs; backward visits the groups again, recomputes each, and lets autograd differentiate that one group.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Blocked(torch.autograd.Function):
                 y = ctx.attend(*parts, part_bias, group)
             wanted = parts if part_bias is None else [*parts, part_bias]
             grads = torch.autograd.grad(y, wanted, grad_y[:, :, group.first : group.end])
-            for total, grad in zip(_slices(*totals, group), grads[:3], strict=True):
+            for total, grad in zip(_slices(totals[0], totals[1], totals[2], group), grads[:3], strict=True):
                 total += grad
             if total_bias is not None:
                 total_bias += grads[3]

@@ -30,11 +30,13 @@ def llsa(
     Args:
         q, k, v: [N, H, P, hop+A, D] with P = ceil(T / hop) blocks, one dtype (fp32, bf16, fp16, fp64) and device.
         blocks: who sees whom; A = blocks.look_ahead, B = blocks.look_back.
-        lengths: [N] int64, valid frames per item, clamped to [0, P*hop] (the default). Rows past it are zero and unseen.
+        lengths: [N] int64, valid frames per item, clamped to [0, P*hop] (the default); rows past it are zero, unseen.
         bias: [H, offsets] learned relative bias over key frame minus query frame (``blocks.offsets()``; A+B+1 wide for
             hop = 1); needs a bounded look-back.
+
     Returns:
         [N, H, P, hop+A, D], dtype of q. The softmax is computed in fp32 (fp64 for fp64).
+
     Raises:
         ValueError: naming the argument, what was expected and what came.
 

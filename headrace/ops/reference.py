@@ -75,7 +75,7 @@ def llsa(
                     continue
                 start = b * hop if blocks.per_block else frame
                 oldest = 0 if B is None else max(0, start - B)
-                # Earlier frames are known for good: row s % hop of their own block. The block's own rows are as known now.
+                # Earlier frames are final: row s % hop of their own block. The block's own rows are as known now.
                 seen = list(range(oldest, min(length, b * hop + hop + A)))
                 where = [(s // hop, s % hop) if s < b * hop else (b, s - b * hop) for s in seen]
                 keys = torch.stack([k[n, :, i, j] for i, j in where], dim=1)

@@ -30,8 +30,10 @@ def sa(
         band: who sees whom.
         lengths: [N] int64, valid frames per item, clamped to [0, T]. Frames past the length are zero and unseen.
         bias: [H, A+B+1], learned relative bias; needs a bounded look-back.
+
     Returns:
         [N, H, T, D], dtype of q. The softmax is computed in fp32 (fp64 for fp64).
+
     Raises:
         ValueError: naming the argument, what was expected and what came.
 
