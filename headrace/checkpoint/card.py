@@ -36,7 +36,7 @@ from headrace_upstream.expert import UpstreamExpert as HeadraceExpert
 class UpstreamExpert(HeadraceExpert):
     """The encoder that lies beside this file."""
 
-    def __init__(self, ckpt: str | None = None, model_config: str | None = None) -> None:
+    def __init__(self, ckpt: str | None = None, model_config: str | None = None, refresh: bool = False) -> None:
         super().__init__(str(Path(__file__).resolve().parent), model_config)
 '''
 
@@ -50,7 +50,7 @@ tags: [speech, streaming, self-supervised]
 ---
 # {title}
 
-A speech encoder of [headrace](https://pypi.org/project/headrace): {mixer}, {num_layers} layers of {embed_dim}, \
+A speech encoder of headrace (pip install headrace): {mixer}, {num_layers} layers of {embed_dim}, \
 {parameters:.2f} M parameters, one frame every {stride_ms:g} ms.
 
 | latency | |

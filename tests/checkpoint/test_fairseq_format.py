@@ -10,7 +10,7 @@ import pytest
 import torch
 from encoders import small_encoder
 
-from headrace.checkpoint import from_fairseq, to_fairseq, unpickle
+from headrace.checkpoint import from_fairseq, to_fairseq
 from headrace.checkpoint.fairseq import encoder_config_from_fairseq, parse_conv_layers
 
 CONV = "[(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16,2,2)] * 2"
