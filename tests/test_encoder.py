@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
-from encoders import CONFIGS, SMALL, small_encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from encoders import CONFIGS, SMALL, small_encoder
 from headrace import Band, Blocks, EncoderConfig, Everything, SpeechEncoder
 from headrace.config import is_acausal
 from headrace.positions import rotary, rotate

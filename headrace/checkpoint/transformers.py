@@ -117,8 +117,9 @@ def to_transformers(encoder: SpeechEncoder, folder: str | Path) -> None:
     config = encoder.config
     if config.mixer != "full" or config.positions != "conv":
         raise ValueError(
-            f"transformers' Wav2Vec2Model is mixer='full' with positions='conv'; this encoder has "
-            f"mixer={config.mixer!r}, positions={config.positions!r}. Share it as a portable folder (headrace.checkpoint.save) instead."
+            "transformers' Wav2Vec2Model is mixer='full' with positions='conv'; this encoder has "
+            f"mixer={config.mixer!r}, positions={config.positions!r}. Share it as a portable folder instead "
+            "(headrace.checkpoint.save)."
         )
     theirs: dict[str, Any] = {"model_type": "wav2vec2", "architectures": ["Wav2Vec2Model"], **FIXED}
     theirs |= {name: getattr(config, ours) for ours, name in TRANSFORMERS_FIELDS.items()}

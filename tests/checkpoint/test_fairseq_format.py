@@ -8,8 +8,8 @@ import sys
 
 import pytest
 import torch
-from encoders import small_encoder
 
+from encoders import small_encoder
 from headrace.checkpoint import from_fairseq, to_fairseq
 from headrace.checkpoint.fairseq import encoder_config_from_fairseq, parse_conv_layers
 

@@ -5,10 +5,10 @@ import signal
 
 import pytest
 import torch
-from encoders import CONFIGS, small_encoder
 from safetensors.torch import load_file, save_file
 
 import headrace
+from encoders import CONFIGS, small_encoder
 from headrace.checkpoint import save, to_fairseq
 from headrace.cli import main
 

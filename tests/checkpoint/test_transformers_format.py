@@ -3,8 +3,8 @@
 
 import pytest
 import torch
-from encoders import small_encoder
 
+from encoders import small_encoder
 from headrace.checkpoint import from_transformers, to_transformers
 
 STYLES = {
