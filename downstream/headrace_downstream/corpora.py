@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a task's audio and lists are, and whether they are fit: s3prl skips or misreads in silence what is not.
+
+Per task: the paths in s3prl's configuration, filled in from run.py's --data and --manifests, and a check of every
+utterance of the splits that a run will read: that its audio is there, mono, at the right rate and long enough, and
+that its transcript or label is known.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+SAMPLE_RATE = 16000
+SHORTEST_SAMPLES = 320  # one frame of the slowest upstream; s3prl's heads fail on an utterance of none
+FOLDS = ("fold1", "fold2", "fold3", "fold4", "fold5")
+MISSING = "???"
+HERE = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a run will read: utterances per split, and seconds of audio altogether."""
+
+    num_utterances: dict[str, int]
+    seconds: float
+
+
+def fill_in(task: str, datarc: dict[str, Any], data: Path | None, manifests: Path | None) -> None:
+    """Put the paths of --data and --manifests into the `datarc` of s3prl's configuration, in place.
+
+    Raises:
+        ValueError: a path is still missing, or leads nowhere.
+    """
+    if task == "asr":
+        own = (
+            manifests / "char.dict" if manifests and (manifests / "char.dict").is_file() else HERE / "asr" / "char.dict"
+        )
+        # a dictionary that a checkpoint was trained with stays unless --manifests says otherwise
+        dictionary = own if manifests or datarc.get("dict_path") == MISSING else None
+        paths = {
+            "libri_root": data,
+            "bucket_file": manifests and manifests / "len_for_bucket",
+            "dict_path": dictionary,
+        }
+    else:
+        paths = {"root": data, "meta_data": manifests and manifests / "meta_data"}
+    options = dict(zip(paths, ("--data", "--manifests", "--manifests"), strict=False))
+    for key, path in paths.items():
+        if path is not None:
+            datarc[key] = str(path.resolve())
+        if datarc.get(key, MISSING) == MISSING:
+            raise ValueError(f"{options[key]}: missing; -d {task} needs {NEEDS[task]}")
+        if not Path(datarc[key]).exists():
+            raise ValueError(f"{options[key]}: {datarc[key]} is not there; -d {task} needs {NEEDS[task]}")
+
+
+def check(task: str, datarc: dict[str, Any], splits: Iterable[str], fold: str) -> Corpus:
+    """Check every utterance of the splits. See NEEDS for what is expected.
+
+    Raises:
+        ValueError: something would stop the run or spoil it; names the first such utterance, says how many there
+        are and what to do.
+    """
+    root = Path(datarc["libri_root" if task == "asr" else "root"])
+    lists = {
+        split: _asr_list(datarc, split) if task == "asr" else _emotion_list(datarc, split, fold) for split in splits
+    }
+    paths = sorted({path for paths in lists.values() for path in paths})
+    with ThreadPoolExecutor(8) as pool:
+        headers = list(pool.map(lambda path: _header(root / path), paths))
+    _refuse_any([problem for problem, _ in headers if problem], len(paths))
+    if task == "asr":
+        _check_transcripts(root, paths, Path(datarc["dict_path"]))
+    return Corpus({split: len(found) for split, found in lists.items()}, sum(seconds for _, seconds in headers))
+
+
+def _asr_list(datarc: dict[str, Any], split: str) -> list[str]:
+    folder = Path(datarc["bucket_file"])
+    there = sorted(path.stem for path in folder.glob("*.csv"))
+    if not datarc.get(split):
+        known = [key for key, value in datarc.items() if isinstance(value, list)]
+        raise ValueError(f"-t {split}: the configuration knows no such split; it has {', '.join(known)}")
+    found = []
+    for name in datarc[split]:
+        if name not in there:
+            raise ValueError(
+                f"{folder}: no {name}.csv for split {split} (there: {', '.join(there) or 'none'}); "
+                "run prepare_librispeech.py"
+            )
+        with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+            found += [row["file_path"] for row in csv.DictReader(file)]
+    if not found:
+        raise ValueError(f"{folder}: the lists of split {split} are empty; run prepare_librispeech.py")
+    return found
+
+
+def _emotion_list(datarc: dict[str, Any], split: str, fold: str) -> list[str]:
+    # dev is cut off train by s3prl, at random
+    name = f"{'test' if split == 'test' else 'train'}_meta_data.json"
+    path = Path(datarc["meta_data"]) / fold.replace("fold", "Session") / name
+    if not path.is_file():
+        raise ValueError(f"{path}: not there; run prepare_iemocap.py, and give its --dest as --manifests")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for item in content["meta_data"]:
+        if item["label"] not in content["labels"]:
+            raise ValueError(
+                f"{path}: {item['path']} has label {item['label']!r}, the labels are {', '.join(content['labels'])}"
+            )
+    if not content["meta_data"]:
+        raise ValueError(f"{path}: holds no utterances; run prepare_iemocap.py")
+    return [item["path"] for item in content["meta_data"]]
+
+
+def _header(path: Path) -> tuple[str | None, float]:
+    """(what is wrong or None, seconds)."""
+    try:
+        header = soundfile.info(path)
+    except (soundfile.SoundFileError, OSError) as why:
+        return (
+            f"{path}: {'cannot be read as audio (' + str(why) + ')' if path.exists() else 'is not there'}",
+            0.0,
+        )
+    if header.channels != 1:
+        return (f"{path}: {header.channels} channels, expected one", 0.0)
+    if header.samplerate != SAMPLE_RATE:
+        return (f"{path}: {header.samplerate} Hz, expected {SAMPLE_RATE}", 0.0)
+    if header.frames < SHORTEST_SAMPLES:
+        return (f"{path}: {header.frames} samples, expected at least {SHORTEST_SAMPLES}", 0.0)
+    return (None, header.frames / header.samplerate)
+
+
+def _check_transcripts(root: Path, paths: list[str], dictionary: Path) -> None:
+    symbols = {line.split()[0] for line in dictionary.read_text(encoding="utf-8").splitlines() if line.strip()}
+    chapters: dict[Path, list[str]] = {}
+    for path in paths:
+        chapters.setdefault(Path(path).parent, []).append(path)
+    problems = []
+    for folder, inside in chapters.items():
+        transcripts = _transcripts(root / folder)
+        for path in inside:
+            text = transcripts.get(Path(path).stem)
+            if not text:
+                problems.append(f"{root / path}: has no transcript in {folder}")
+            elif unknown := sorted(set(text.upper().replace(" ", "|")) - symbols):
+                problems.append(f"{root / path}: transcript holds {' '.join(map(repr, unknown))}, not in {dictionary}")
+    _refuse_any(problems, len(paths))
+
+
+def _transcripts(folder: Path) -> dict[str, str]:
+    path = folder / f"{folder.parent.name}-{folder.name}.trans.txt"
+    if not path.is_file():
+        return {}
+    lines = (line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    return {name: rest[0].strip() if rest else "" for name, *rest in lines}
+
+
+def _refuse_any(problems: list[str], out_of: int) -> None:
+    if problems:
+        raise ValueError(
+            f"{problems[0]} ({len(problems)} of {out_of} utterances are unfit); "
+            "prepare the manifests again, they leave such out"
+        )
+
+
+NEEDS = {
+    "asr": "--data, a folder in LibriSpeech layout, and --manifests, what manifests/prepare_librispeech.py wrote",
+    "emotion": "--data, a folder in IEMOCAP layout, and --manifests, what manifests/prepare_iemocap.py wrote",
+}
