@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoint files appear whole or not at all.
+
+fairseq writes the first checkpoint of a save beside its name and renames it, but copies it plainly to
+``checkpoint_best.pt`` and ``checkpoint_last.pt``: a kill in mid-copy leaves half a file under the name that the next
+start reads. It also writes on after a failed write, up to three times into the same file, and keeps the wreck.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from fairseq import checkpoint_utils
+from fairseq.file_io import PathManager
+
+from headrace_fairseq.errors import one_clear_line
+
+
+def write_whole(path: str, write: Callable[[BinaryIO], object]) -> None:
+    """Let ``write`` fill a file beside ``path``, then rename it; on any failure ``path`` stays as it was.
+
+    Raises:
+        OSError: naming the file, the reason and what to do.
+    """
+    beside = Path(f"{path}.tmp")
+    try:
+        with beside.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    # torch.save reports a failed write of its file object as a RuntimeError.
+    except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise OSError(f"{path} was not saved: {_reason(error)}. {_last_whole(path)}") from error
+
+
+def save(obj: Any, filename: str, async_write: bool = False) -> None:
+    """In place of fairseq's ``torch_persistent_save``."""
+    if async_write or PathManager.path_requires_pathmanager(filename):
+        _FAIRSEQ_SAVE(obj, filename, async_write=async_write)
+        return
+    with one_clear_line():
+        write_whole(filename, lambda file: torch.save(obj, file))
+
+
+def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+    """In place of fairseq's ``PathManager.copy``."""
+    if PathManager.path_requires_pathmanager(src_path) or PathManager.path_requires_pathmanager(dst_path):
+        return bool(_FAIRSEQ_COPY(src_path, dst_path, overwrite=overwrite))
+    if not overwrite and Path(dst_path).exists():
+        return False
+    with one_clear_line(), Path(src_path).open("rb") as source:
+        write_whole(dst_path, lambda file: shutil.copyfileobj(source, file, length=2**20))
+    return True
+
+
+def install() -> None:
+    """Give fairseq these two functions for its own."""
+    checkpoint_utils.torch_persistent_save = save
+    PathManager.copy = staticmethod(copy)
+
+
+_FAIRSEQ_SAVE = checkpoint_utils.torch_persistent_save
+_FAIRSEQ_COPY = PathManager.copy
+
+
+def _reason(error: Exception) -> str:
+    cause = error
+    while not isinstance(cause, OSError) and (cause.__cause__ or cause.__context__) is not None:
+        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
+    return cause.strerror or str(cause) if isinstance(cause, OSError) else str(error).splitlines()[0]
+
+
+def _last_whole(path: str) -> str:
+    folder = Path(path).parent
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    last = folder / "checkpoint_last.pt"
+    state = f"{last} is whole; " if last.exists() else ""
+    return f"{state}{free_gb:.2f} GB are free there. Make room and give the same command again to go on."

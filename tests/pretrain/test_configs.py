@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configurations compose as fairseq-hydra-train composes them, and say what their names promise."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("fairseq", reason="fairseq is not installed")
+from fairseq.dataclass.configs import FairseqConfig
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from headrace_fairseq.config import HeadraceWav2Vec2Config
+
+RECIPES = {
+    "llsa": ("llsa", 1),
+    "llsa_hop8": ("llsa", 8),
+    "sa": ("sa", 1),
+    "sa_then_llsa": ("llsa", 1),
+}
+NAMES = ("wav2vec2_base_librispeech", "wav2vec2_tiny")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:hydra", "ignore:[\\s\\S]*validated against ConfigStore")
+
+
+def composed(repository, name, *overrides):
+    for other in NAMES:  # as in the command, where one name only has fairseq's schema
+        ConfigStore.instance().repo.pop(f"{other}.yaml", None)
+    ConfigStore.instance().store(name=name, node=FairseqConfig)
+    with initialize_config_dir(str(repository / "pretrain" / "configs"), version_base="1.1"):
+        return compose(name, ["task.data=somewhere", *overrides])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_fit_both_sizes(repository, name, recipe):
+    cfg = composed(repository, name, f"recipe={recipe}")
+    assert (cfg.model.mixer, cfg.model.hop) == RECIPES[recipe]
+    assert cfg.dataset.required_batch_size_multiple == 1
+    goes_on = OmegaConf.to_container(cfg.checkpoint)["finetune_from_model"] is not None
+    assert goes_on == (recipe == "sa_then_llsa")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_field_is_one_that_the_model_has_and_streaming_ones_can_be_overridden(repository, name):
+    cfg = composed(
+        repository, name, "model.mixer=full", "model.look_ahead=3", "model.look_back=null", "model.positions=conv"
+    )
+    known = {field.name for field in dataclasses.fields(HeadraceWav2Vec2Config)} | {"_name"}
+    assert set(cfg.model) <= known
+    assert (cfg.model.mixer, cfg.model.look_ahead, cfg.model.look_back) == ("full", 3, None)
+
+
+def test_sizes(repository):
+    base, tiny = (composed(repository, name).model for name in NAMES)
+    assert (base.encoder_layers, base.encoder_embed_dim, base.look_ahead, base.look_back) == (12, 768, 8, 60)
+    assert (tiny.encoder_layers, tiny.encoder_embed_dim) == (4, 256)
+
+
+@pytest.mark.parametrize("folder", ["/", "configs' parent"], ids=["from /", "from pretrain/"])
+def test_the_command_line_finds_the_plugin_from_anywhere(repository, minute_corpus, tmp_path, folder):
+    folder = Path("/") if folder == "/" else repository / "pretrain"
+    configs = (repository / "pretrain" / "configs").relative_to(folder)
+    command = [str(Path(sys.executable).with_name("fairseq-hydra-train")), "--config-dir", str(configs)]
+    command += ["--config-name", "wav2vec2_tiny", f"task.data={minute_corpus}", f"hydra.run.dir={tmp_path}"]
+    command += [
+        "optimization.max_update=1",
+        "model.encoder_layers=1",
+        "dataset.disable_validation=true",
+        "dataset.num_workers=0",
+    ]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    cfg = torch.load(tmp_path / "checkpoints" / "checkpoint_last.pt", weights_only=True)["cfg"]
+    user_dir = Path(cfg["common"]["user_dir"])
+    assert user_dir.is_absolute()  # so that spawned workers find it, wherever they stand
+    assert user_dir.resolve() == repository / "pretrain" / "headrace_fairseq"

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""fairseq's wav2vec2 with headrace's encoder: the same numbers, names and errors."""
+
+import dataclasses
+
+import pytest
+import torch
+
+pytest.importorskip("fairseq", reason="fairseq is not installed")
+from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
+from omegaconf import OmegaConf
+
+from headrace import EncoderConfig
+from headrace.checkpoint.fairseq import FAIRSEQ_FIELDS
+from headrace_fairseq.config import RUN_FIELDS, HeadraceWav2Vec2Config
+from headrace_fairseq.models.headrace_wav2vec2 import HeadraceWav2Vec2Model
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")  # fairseq's positional convolution
+
+SMALL = {
+    "encoder_layers": 2,
+    "encoder_embed_dim": 16,
+    "encoder_ffn_embed_dim": 32,
+    "encoder_attention_heads": 2,
+    "conv_feature_layers": "[(12, 10, 5), (12, 8, 8), (12, 8, 8)]",
+    "conv_pos": 6,
+    "conv_pos_groups": 2,
+    "quantize_targets": True,
+    "final_dim": 8,
+    "latent_vars": 8,
+    "num_negatives": 5,
+    "mask_length": 2,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+}
+RUN = {"seed": 1, "max_update": 10, "log_interval": 10, "sample_rate": 16000, "normalize_waveform": False}
+LIKE_FAIRSEQ = {"mixer": "full", "positions": "conv"}
+STYLES = {
+    "base": {"extractor_mode": "default", "layer_norm_first": False},
+    "large": {"extractor_mode": "layer_norm", "layer_norm_first": True, "conv_bias": True},
+    "equal widths": {"extractor_mode": "layer_norm", "encoder_embed_dim": 12, "conv_pos_groups": 2},
+}
+
+
+def ours(**changes):
+    values = SMALL | RUN | {"extractor_mode": "layer_norm", "look_ahead": 2, "look_back": 6} | changes
+    return HeadraceWav2Vec2Model.build_model(OmegaConf.merge(HeadraceWav2Vec2Config(), values))
+
+
+def stock(**changes):
+    return Wav2Vec2Model(OmegaConf.merge(Wav2Vec2Config(), SMALL | changes))
+
+
+def batch(num_samples=(16000, 16000)):
+    source = torch.zeros(len(num_samples), max(num_samples))
+    padding_mask = torch.ones(source.shape, dtype=torch.bool)
+    for row, padding, length in zip(source, padding_mask, num_samples, strict=True):
+        row[:length] = torch.randn(length)
+        padding[:length] = False
+    return {"source": source, "padding_mask": padding_mask, "utterances": torch.arange(len(num_samples)) + 7}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_full_equals_fairseqs_model_and_weights_move_both_ways(style):
+    theirs, model = stock(**STYLES[style]), ours(**LIKE_FAIRSEQ, **STYLES[style])
+    model.load_state_dict(theirs.state_dict())
+    copy = stock(**STYLES[style])
+    copy.load_state_dict(model.state_dict())
+    inputs = batch()
+    del inputs["utterances"]
+    mask_indices = torch.zeros(2, 49, dtype=torch.bool)
+    mask_indices[:, 5:25] = True
+    results = []
+    for candidate in (theirs, model, copy):
+        torch.manual_seed(3)  # negatives and the quantizer's noise
+        results.append(candidate(**inputs, mask_indices=mask_indices))
+    for name in ("x", "features_pen", "code_perplexity", "prob_perplexity"):
+        torch.testing.assert_close(results[1][name], results[0][name], atol=1e-5, rtol=1e-5)
+        assert torch.equal(results[2][name], results[0][name])
+
+
+@pytest.mark.parametrize("style", ["base", "large"])
+def test_features_of_a_layer_equal_fairseqs_in_a_padded_batch(style):
+    # A group norm over time sees the padding in fairseq.
+    style = STYLES[style] | {"extractor_mode": "layer_norm"}
+    theirs, model = stock(**style).eval(), ours(**LIKE_FAIRSEQ, **style).eval()
+    model.load_state_dict(theirs.state_dict())
+    inputs = batch((16000, 9000))
+    for layer in (None, 0, 1):
+        expected = theirs.extract_features(inputs["source"], inputs["padding_mask"], layer=layer)
+        found = model.extract_features(inputs["source"], inputs["padding_mask"], layer=layer)
+        valid = ~expected["padding_mask"]
+        torch.testing.assert_close(found["x"][valid], expected["x"][valid], atol=1e-5, rtol=1e-5)
+        assert torch.equal(found["padding_mask"], expected["padding_mask"])
+
+
+@pytest.mark.parametrize(("mixer", "hop"), [("masked", 1), ("sa", 1), ("llsa", 1), ("llsa", 3)])
+def test_streaming_mixers_have_fairseqs_names_but_for_positions(mixer, hop):
+    style = STYLES["large"] | {"mixer": mixer, "hop": hop}
+    expected = set(stock(**STYLES["large"]).state_dict())
+    positions = {name for name in expected if "pos_conv" in name}
+    assert set(ours(**style).state_dict()) == expected - positions
+    assert set(ours(**style, positions="causal_conv").state_dict()) == expected
+
+
+def test_every_field_of_the_encoder_stands_in_the_configuration_once():
+    names = [field.name for field in dataclasses.fields(HeadraceWav2Vec2Config)]
+    for field in dataclasses.fields(EncoderConfig):
+        assert names.count(FAIRSEQ_FIELDS.get(field.name, field.name)) == 1, field.name
+    stock_names = {field.name for field in dataclasses.fields(Wav2Vec2Config)}
+    own = {field.name for field in dataclasses.fields(EncoderConfig)} - set(FAIRSEQ_FIELDS)
+    assert set(names) == stock_names | own | set(RUN_FIELDS)
+
+
+@pytest.mark.parametrize("mask_channel_prob", [0.0, 0.5])
+def test_masks_and_validation_depend_on_the_utterances_only(mask_channel_prob):
+    model = ours(mask_channel_prob=mask_channel_prob, mask_channel_length=2).eval()
+    inputs = batch((16000, 12000))
+    first = model(**inputs, epoch=1)["x"]
+    torch.rand(3)
+    assert torch.equal(model(**inputs, epoch=1)["x"], first)
+    assert not torch.equal(model(**inputs, epoch=2)["x"], first)
+
+
+def test_validation_leaves_torchs_generator_alone():
+    model, inputs = ours().eval(), batch()
+    torch.manual_seed(1)
+    expected = torch.rand(4)
+    torch.manual_seed(1)
+    model(**inputs)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_channel_masks_and_all_gradients():
+    model = ours(mask_channel_prob=0.3, mask_channel_length=2, look_back=None)
+    model(**batch())["x"][0].sum().backward()
+    missing = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert missing == []
+
+
+def test_hidden_features_can_be_had_without_masks():
+    assert ours().extract_features(torch.randn(1, 16000), None)["x"].shape == (1, 49, 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mixer": "typo"}, "mixer must be one of"),
+        ({"look_ahead": -1}, "look_ahead"),
+        ({"hop": 0}, "hop"),
+        ({"attention_dropout": 0.1}, "attention_dropout must be 0 for llsa"),
+        ({"mixer": "sa", "look_ahead": [1, 2, 3]}, "one per layer"),
+        ({"positions": "conv"}, "sees the whole utterance"),
+        ({"normalize_waveform": True}, "sees the whole utterance"),
+        ({"layer_type": "conformer"}, "layer_type"),
+        ({"checkpoint_activations": True}, "model.checkpoint_activations must be False, got True"),
+        ({"mask_channel_before": True}, "operating-system entropy"),
+        ({"no_mask_overlap": True}, "numpy >= 1.24"),
+        ({"mask_selection": "uniform"}, "static, normal or poisson"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_named(changes, message):
+    with pytest.raises(ValueError, match=message) as error:
+        ours(**changes)
+    assert "\n" not in str(error.value)
+
+
+def test_another_models_checkpoint_is_refused_in_one_line():
+    with pytest.raises(ValueError, match=r"it also has encoder.pos_conv.0.bias.*positions\)") as error:
+        ours(**STYLES["large"]).load_state_dict(stock(**STYLES["large"]).state_dict())
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"it lacks encoder.layers.2"):
+        ours(encoder_layers=3).load_state_dict(ours().state_dict())
+    with pytest.raises(ValueError, match=r"encoder.layers.0.fc1.weight is \[32, 16\], expected \[64, 16\] \(6 such\)"):
+        ours(encoder_ffn_embed_dim=64).load_state_dict(ours().state_dict())
