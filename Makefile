@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+# Each command makes .venv first, from requirements.lock, when it is not there yet: see .ci/setup.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+python := .venv/bin/python
+roots := $(if $(ASR_ROOT),--asr-root "$(ASR_ROOT)") $(if $(SER_ROOT),--ser-root "$(SER_ROOT)")
+kernel_sources = $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
+
+.PHONY: help demo results test test-all lint format setup clean
+
+help:      ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*##/make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+demo: setup      ## the whole chain on synthesised speech, or on ASR_ROOT=... SER_ROOT=...; ends in runs/demo/report.html
+	@$(python) experiments/run.py demo $(roots)
+
+results: setup      ## the table of RESULTS.md, on an4 and emodb; resumes where it was stopped
+	@$(python) experiments/run.py an4_emodb $(roots)
+
+test: setup      ## the fast tests
+	@$(python) -P -m pytest -m "not slow and not gpu"
+
+test-all: setup      ## every test, the slow proofs too
+	@$(python) -P -m pytest
+
+lint: setup      ## ruff, pyright on headrace/, codespell; clang-format when csrc/ has sources
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/pyright --pythonpath $(python)
+	@.venv/bin/codespell $$(git ls-files)
+	@$(if $(kernel_sources),.venv/bin/clang-format --dry-run --Werror $(kernel_sources))
+
+format: setup      ## let ruff (and clang-format) lay out the sources
+	@.venv/bin/ruff check --fix-only .
+	@.venv/bin/ruff format .
+	@$(if $(kernel_sources),.venv/bin/clang-format -i $(kernel_sources))
+
+setup:      ## .venv as requirements.lock says
+	@PYTHON="$(PYTHON)" .ci/setup
+
+clean:      ## remove .venv, caches and build leftovers; runs/ stays
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
