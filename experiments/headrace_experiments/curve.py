@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training curve of a pretraining, from the log of its stage, over all attempts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from headrace_experiments.progress import training_row
+
+COLUMNS = {
+    "updates": "num_updates",
+    "loss_bits": "loss",
+    "contrastive_loss_bits": "loss_0",
+    "accuracy": "accuracy",
+    "code_perplexity": "code_perplexity",
+}
+"""Our names -> fairseq's. fairseq logs losses in bits; accuracy is the share of masked frames told from distractors."""
+
+
+def read(log: Path) -> list[dict[str, float]]:
+    """Points of the curve by updates. After a kill some updates were made twice: the later ones count."""
+    points: dict[float, dict[str, float]] = {}
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        row = training_row(line)
+        if row is None:
+            continue
+        point = {ours: row[theirs] for ours, theirs in COLUMNS.items() if theirs in row}
+        points = {updates: old for updates, old in points.items() if updates < point["updates"]}
+        points[point["updates"]] = point
+    return list(points.values())

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An experiment: one YAML file that names corpora, pretrainings, rows of the table and tasks; read and checked here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+TASKS = ("asr", "emotion")
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """Where speech comes from: folders (relative to the checkout), or None where it is to be synthesised."""
+
+    asr: str | None = None  # LibriSpeech layout
+    ser: str | None = None  # IEMOCAP layout
+    synthesise: Mapping[str, float] = field(default_factory=dict)  # flags of prepare_demo.py: minutes by part, seed
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """One run of fairseq-hydra-train on the ASR corpus's train split and the emotion corpus together, no labels."""
+
+    config: str  # a file in pretrain/configs, without .yaml
+    updates: int
+    seed: int
+    overrides: Sequence[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One encoder of the table. Exactly one of upstream, pretrained, untrained says where it comes from."""
+
+    title: str
+    upstream: str | None = None  # an entry of s3prl.hub that has no weights: fbank
+    waits: str = ""  # how long a frame of it waits, in words
+    pretrained: str | None = None  # a pretraining
+    untrained: str | None = None  # a pretraining whose shape it has, with random weights from `seed`
+    seed: int | None = None
+    twin: str | None = None  # the row that a pretrained encoder has to beat: the same shape, untrained
+    mixer: str | None = None  # the same weights under another reach, put on after training
+    look_ahead: int | None = None
+    look_back: int | None = None
+
+    @property
+    def source(self) -> str | None:
+        """The pretraining that its shape comes from; None for an upstream without weights."""
+        return self.pretrained or self.untrained
+
+
+@dataclass(frozen=True)
+class Task:
+    """How a task's head is trained: a file in downstream/, what to change in it, and flags of s3prl."""
+
+    config: str
+    seed: int
+    steps: int
+    eval_step: int
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    flags: Sequence[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A whole experiment. `expected_seconds` per kind of stage, on 2 cores, only serve to tell the time left."""
+
+    name: str
+    title: str
+    budget_minutes: float
+    corpora: Corpora
+    pretraining: Mapping[str, Pretraining]
+    rows: Mapping[str, Row]
+    main: str
+    tasks: Mapping[str, Task]
+    expected_seconds: Mapping[str, float]
+    notes: Sequence[str] = field(default_factory=list)
+
+
+def read(path: Path) -> Experiment:
+    """Read and check an experiment.
+
+    Raises:
+        ValueError: naming the file, the key, what was expected and what came.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as why:
+        raise ValueError(f"{path}: not YAML ({' '.join(str(why).split())})") from why
+    try:
+        experiment = _experiment(path.stem, content)
+        _check(experiment)
+    except ValueError as why:
+        raise ValueError(f"{path}: {why}") from None
+    return experiment
+
+
+def _experiment(name: str, content: Any) -> Experiment:
+    values = dict(_mapping("the file", content))
+    values["corpora"] = _build(Corpora, "corpora", values.get("corpora") or {})
+    for key, kind in (("pretraining", Pretraining), ("rows", Row), ("tasks", Task)):
+        parts = _mapping(key, values.get(key))
+        values[key] = {part: _build(kind, f"{key}.{part}", value) for part, value in parts.items()}
+    return _build(Experiment, "the file", values | {"name": name})
+
+
+T = TypeVar("T")
+
+
+def _build(kind: type[T], where: str, values: Any) -> T:
+    values = _mapping(where, values)
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"{where} has no key {unknown[0]!r}; it has {', '.join(known)}")
+    needed = [f.name for f in known.values() if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in needed if name not in values]:
+        raise ValueError(f"{where} lacks {', '.join(missing)}")
+    return kind(**values)
+
+
+def _mapping(where: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError(f"{where}: expected names with values, got {value!r}")
+    return value
+
+
+def _check(experiment: Experiment) -> None:
+    if odd := sorted(set(experiment.tasks) - set(TASKS)) or not experiment.tasks:
+        raise ValueError(f"tasks: expected {' and '.join(TASKS)} or one of them, got {odd or 'none'}")
+    if experiment.main not in experiment.rows:
+        raise ValueError(f"main: expected a row ({', '.join(experiment.rows)}), got {experiment.main!r}")
+    for name, row in experiment.rows.items():
+        if sum(value is not None for value in (row.upstream, row.pretrained, row.untrained)) != 1:
+            raise ValueError(f"rows.{name}: give exactly one of upstream, pretrained, untrained")
+        if row.source is not None and row.source not in experiment.pretraining:
+            known = ", ".join(experiment.pretraining)
+            raise ValueError(f"rows.{name}: {row.source!r} is no pretraining; there are {known}")
+        if (row.seed is None) is (row.untrained is not None):
+            raise ValueError(f"rows.{name}: seed belongs to untrained rows, and they need one")
+        if row.pretrained and row.twin not in experiment.rows:
+            raise ValueError(f"rows.{name}: twin must name the untrained row that it has to beat, got {row.twin!r}")

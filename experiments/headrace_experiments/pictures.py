@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pictures of a report, each as one SVG text to be put into the page."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from headrace import EncoderConfig
+from headrace.reach import mask
+from headrace_experiments.table import COLUMNS, HEADLINES, TASK_TITLES
+
+MAIN, OTHER, GREY, BAD = "#0b6e99", "#9db7c4", "#888888", "#c0392b"
+FRAMES_SHOWN = 96
+STYLE = {
+    "svg.hashsalt": "headrace",
+    "svg.fonttype": "path",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as an <svg> element; the same figure gives the same text."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
+    plt.close(figure)
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def training_curves(report: dict[str, Any]) -> str:
+    """Loss, accuracy and use of the codebook over updates, one line per pretraining."""
+    panels = {
+        "contrastive_loss_bits": "contrastive loss, bits",
+        "accuracy": "masked frames told from distractors",
+        "code_perplexity": "code perplexity",
+    }
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 3, figsize=(10, 2.6), constrained_layout=True)
+        for axis, (key, title) in zip(axes, panels.items(), strict=True):
+            for number, (name, one) in enumerate(report["pretraining"].items()):
+                points = [(point["updates"], point[key]) for point in one["curve"] if key in point]
+                if points:
+                    axis.plot(*zip(*points, strict=True), color=(MAIN, BAD, GREY)[number % 3], label=name, marker=".")
+            axis.set_title(title, fontsize=9)
+            axis.set_xlabel("updates")
+        if report["pretraining"]:
+            axes[0].legend(frameon=False)
+        return as_svg(figure)
+
+
+def scores(report: dict[str, Any], task: str) -> str:
+    """The headline of each row with its 95 % interval, and chance as a line."""
+    key = HEADLINES[task]
+    rows = report["rows"][::-1]
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(5, 0.5 + 0.42 * len(rows)))
+        for place, row in enumerate(rows):
+            metric = row["scores"][task]["metrics"][key]
+            value, interval = metric["value"], metric["interval_by_speaker"]
+            axis.barh(place, value, color=MAIN if row["name"] == report["main"] else OTHER, height=0.62)
+            # a bootstrap interval need not hold the score itself
+            reach = [[max(0.0, value - interval["low"])], [max(0.0, interval["high"] - value)]]
+            axis.errorbar(value, place, xerr=reach, color="black", capsize=3, linewidth=1)
+            axis.text(1, place, f"{value:.1f}", va="center", color="white", fontsize=8)
+        axis.axvline(report["chance"][task][key], color=BAD, linestyle="--", linewidth=1, label="chance")
+        axis.set_yticks(range(len(rows)), [row["title"] for row in rows])
+        axis.set_xlim(0, max(105, axis.get_xlim()[1]))
+        better = "lower" if task == "asr" else "higher"
+        axis.set_xlabel(f"{TASK_TITLES[task]}: {dict(COLUMNS[task])[key]}, {better} is better; bars: 95 % by speaker")
+        axis.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 1.18))
+        return as_svg(figure)
+
+
+def confusion(report: dict[str, Any]) -> str | None:
+    """Which class was taken for which by the main row; None where emotion was not scored."""
+    row = next(row for row in report["rows"] if row["name"] == report["main"])
+    found = row["scores"].get("emotion", {}).get("confusion")
+    if found is None:
+        return None
+    labels, counts = found["labels"], found["counts"]
+    with plt.rc_context(STYLE | {"axes.spines.left": False, "axes.spines.bottom": False}):
+        figure, axis = plt.subplots(figsize=(3.2, 3.2))
+        shares = [[number / max(sum(line), 1) for number in line] for line in counts]
+        axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for y, line in enumerate(counts):
+            for x, number in enumerate(line):
+                axis.text(x, y, str(number), ha="center", va="center", color="white" if shares[y][x] > 0.5 else "black")
+        axis.set_xticks(range(len(labels)), labels)
+        axis.set_yticks(range(len(labels)), labels)
+        axis.set_xlabel("was taken for")
+        axis.set_ylabel("is")
+        axis.set_title(f"{row['title']}: utterances, all five folds", fontsize=9)
+        return as_svg(figure)
+
+
+def who_sees_whom(report: dict[str, Any]) -> str:
+    """For each encoder, which input frames (across) each output frame (down) depends on, through the whole stack."""
+    rows = [row for row in report["rows"] if row["encoder"]]
+    configs: dict[str, EncoderConfig] = {}
+    for row in rows:
+        config = EncoderConfig.from_dict(row["encoder"]["config"])
+        titles = [title for title, other in configs.items() if other.stack == config.stack]
+        configs[row["title"]] = config
+        for title in titles:  # the twin sees what its pretrained encoder sees: one picture for both
+            configs[f"{title}, {row['title']}"] = config
+            del configs[title], configs[row["title"]]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(configs), figsize=(3.0 * len(configs), 3.0), squeeze=False)
+        for axis, (title, config) in zip(axes[0], configs.items(), strict=True):
+            _draw_reach(axis, title, config)
+        return as_svg(figure)
+
+
+def _draw_reach(axis: Axes, title: str, config: EncoderConfig) -> None:
+    through = mask(config.stack, FRAMES_SHOWN).int()
+    once = mask(config.reaches[0], FRAMES_SHOWN).int()
+    axis.imshow((through + once).numpy(), cmap="Blues", vmin=0, vmax=3)
+    axis.plot([0, FRAMES_SHOWN - 1], [0, FRAMES_SHOWN - 1], color="black", linewidth=0.6)
+    axis.set_title(f"{title}\n{config.mixer}, {config.num_layers} layers", fontsize=8)
+    axis.set_xlabel("input frame; dark: by one layer, light: by all")
+    axis.set_ylabel("output frame")

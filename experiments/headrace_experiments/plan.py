@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An experiment as stages: from corpora to a report, every command as it could be typed by hand."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from headrace_experiments.corpora import Splits, check_sessions, find_splits
+from headrace_experiments.experiment import Experiment, Pretraining, Row, Task
+from headrace_experiments.stage import RunFolder, Stage
+from headrace_experiments.stamps import write_whole
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+SYNTHESISED_SPLITS = Splits("train", "dev", "test")
+S3PRL_SPLITS = {"train": "train", "dev-clean": "dev", "test-clean": "test"}
+"""s3prl's names of the splits -> our roles; it keeps the best checkpoint of the split called dev-clean only."""
+
+
+@dataclass(frozen=True)
+class Speech:
+    """The corpora of a run: folders, whether they are synthesised, and the ASR corpus's splits."""
+
+    asr: Path
+    ser: Path
+    splits: Splits
+    is_synthesised: tuple[bool, bool]  # asr, ser
+
+
+def speech_of(experiment: Experiment, folder: RunFolder, asr_root: Path | None, ser_root: Path | None) -> Speech:
+    """Where the run's speech is: the folders given, else those of the experiment, else synthesised.
+
+    Raises:
+        ValueError: a folder is not in the layout that is needed.
+    """
+    asr = asr_root or (experiment.corpora.asr and CHECKOUT / experiment.corpora.asr)
+    ser = ser_root or (experiment.corpora.ser and CHECKOUT / experiment.corpora.ser)
+    if ser:
+        check_sessions(Path(ser))
+    made = folder.stage("corpora")
+    return Speech(
+        asr=Path(asr).resolve() if asr else made / "asr",
+        ser=Path(ser).resolve() if ser else made / "ser",
+        splits=find_splits(Path(asr)) if asr else SYNTHESISED_SPLITS,
+        is_synthesised=(not asr, not ser),
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Builds the stages of one experiment in one folder."""
+
+    experiment: Experiment
+    folder: RunFolder
+    speech: Speech
+
+    def stages(self) -> list[Stage]:
+        """All stages, each after those that it needs."""
+        stages = [self._corpora()] if any(self.speech.is_synthesised) else []
+        stages += self._manifests()
+        names = self.experiment.pretraining
+        shaped = {row.untrained for row in self.experiment.rows.values()} - {None}
+        stages += [self._pretraining(f"begin-{name}", names[name], 1) for name in names if name in shaped]
+        stages += [self._pretraining(f"pretrain-{name}", one, one.updates) for name, one in names.items()]
+        for name, row in self.experiment.rows.items():
+            stages += [self._export(name, row)] if row.source else []
+            stages += [self._downstream(task, name, row) for task in self.experiment.tasks]
+        return [*stages, self._report(stages)]
+
+    # ---- speech ----
+
+    def _corpora(self) -> Stage:
+        flags = []
+        for name, value in self.experiment.corpora.synthesise.items():
+            flags += [f"--{name.replace('_', '-')}", f"{value:g}"]
+        command = self._python("manifests/prepare_demo.py", ".", *flags)
+        return self._stage("corpora", "corpora", command, ("asr", "ser"))
+
+    def _manifests(self) -> list[Stage]:
+        s, of_asr, of_ser = self.speech, *(("corpora",) if made else () for made in self.speech.is_synthesised)
+        roles = [f"--{role}={getattr(s.splits, role)}" for role in ("train", "dev", "test")]
+        links = [f"asr={s.asr / s.splits.train}"]
+        links += [f"ser/Session{number}={s.ser / f'Session{number}' / 'sentences'}" for number in range(1, 6)]
+        train = s.asr / s.splits.train
+        return [
+            self._stage(
+                "manifest-asr",
+                "manifests",
+                self._python("manifests/prepare_librispeech.py", str(s.asr), "--dest", ".", *roles),
+                ("char.dict", "len_for_bucket"),
+                inputs=() if of_asr else tuple(s.asr / getattr(s.splits, role) for role in ("train", "dev", "test")),
+                after=of_asr,
+            ),
+            self._stage(
+                "manifest-emotion",
+                "manifests",
+                self._python("manifests/prepare_iemocap.py", str(s.ser), "--dest", "."),
+                ("meta_data",),
+                inputs=() if of_ser else (s.ser,),
+                after=of_ser,
+            ),
+            self._stage(
+                "gather",
+                "manifests",
+                self._python("experiments/gather.py", "speech", *links),
+                ("speech",),
+                inputs=(*(() if of_asr else (train,)), *(() if of_ser else (s.ser,))),
+                after=tuple({*of_asr, *of_ser}),
+            ),
+            self._stage(
+                "manifest-pretraining",
+                "manifests",
+                self._python(
+                    "manifests/wav2vec_manifest.py",
+                    str(self.folder.stage("gather") / "speech"),
+                    "--dest=.",
+                    "--ext=flac,wav",
+                    "--valid-percent=0.03",
+                ),
+                ("train.tsv", "valid.tsv"),
+                after=("gather",),
+            ),
+        ]
+
+    # ---- encoders ----
+
+    def _pretraining(self, name: str, one: Pretraining, updates: int) -> Stage:
+        data = self.folder.stage("manifest-pretraining")
+        overrides = [
+            *one.overrides,
+            f"task.data={data}",
+            f"common.seed={one.seed}",
+            f"optimization.max_update={updates}",
+            f"hydra.run.dir={self.folder.stage(name)}",
+        ]
+        configs = CHECKOUT / "pretrain" / "configs"
+        flags = ["--config-dir", str(configs), "--config-name", one.config]
+        command = (sys.executable, "-m", "fairseq_cli.hydra_train", *overrides, *flags)
+        return self._stage(
+            name,
+            name.partition("-")[0],
+            command,
+            ("checkpoints/checkpoint_last.pt",),
+            inputs=(configs,),
+            after=("manifest-pretraining",),
+            progress="fairseq",
+        )
+
+    def _export(self, name: str, row: Row) -> Stage:
+        source = f"begin-{row.untrained}" if row.untrained else f"pretrain-{row.pretrained}"
+        checkpoint = self.folder.stage(source) / "checkpoints" / "checkpoint_last.pt"
+        flags = []
+        for flag in ("mixer", "look_ahead", "look_back"):
+            if (value := getattr(row, flag)) is not None:
+                flags += [f"--{flag.replace('_', '-')}", str(value)]
+        if row.untrained:
+            flags += ["--untrained", str(row.seed)]
+        command = (sys.executable, "-m", "headrace.cli", "export", str(checkpoint), "encoder", *flags)
+        return self._stage(f"export-{name}", "export", command, ("encoder",), after=(source,))
+
+    # ---- scores ----
+
+    def _downstream(self, task: str, name: str, row: Row) -> Stage:
+        one = self.experiment.tasks[task]
+        manifests = "manifest-asr" if task == "asr" else "manifest-emotion"
+        data = self.speech.asr if task == "asr" else self.speech.ser
+        flags = ["-m", "train,evaluate", "-d", task, "-c", str(self.config_path(task)), "-p", "exp"]
+        flags += ["--data", str(data), "--manifests", str(self.folder.stage(manifests))]
+        flags += ["--feature-cache", "features", "--seed", str(one.seed)]
+        flags += ["--folds", "all"] if task == "emotion" else []
+        if row.source:
+            flags += ["-u", "headrace_local", "-k", str(self.folder.stage(f"export-{name}") / "encoder")]
+        else:
+            flags += ["-u", str(row.upstream)]
+        return self._stage(
+            f"{task}-{name}",
+            task,
+            self._python("downstream/run.py", *flags, *one.flags),
+            ("exp/score.json",),
+            inputs=(self.config_path(task), CHECKOUT / "downstream" / task),
+            after=(manifests, *([f"export-{name}"] if row.source else [])),
+            progress="downstream",
+            scratch=("features",),
+        )
+
+    def config_path(self, task: str) -> Path:
+        """The configuration that a task's heads are trained with, in the run's folder."""
+        return self.folder.root / "configs" / f"{task}.yaml"
+
+    def write_configs(self) -> None:
+        """Write the tasks' configurations: the file in downstream/, and what this experiment changes in it."""
+        for task, one in self.experiment.tasks.items():
+            text = yaml.safe_dump(self._config(task, one), sort_keys=False)
+            write_whole(self.config_path(task), text)
+
+    def _config(self, task: str, one: Task) -> dict[str, Any]:
+        runner = {"total_steps": one.steps, "eval_step": one.eval_step, "save_step": one.eval_step}
+        config: dict[str, Any] = {"base": str(CHECKOUT / "downstream" / one.config), "runner": runner}
+        for key, value in one.changes.items():
+            config[key] = {**config[key], **value} if isinstance(value, dict) and key in config else value
+        if task == "asr":
+            datarc = {theirs: [getattr(self.speech.splits, ours)] for theirs, ours in S3PRL_SPLITS.items()}
+            expert = config.setdefault("downstream_expert", {})
+            expert["datarc"] = {**expert.get("datarc", {}), **datarc}
+        return config
+
+    def _report(self, before: list[Stage]) -> Stage:
+        after = tuple(stage.name for stage in before)
+        command = self._python("experiments/report.py", str(self.folder.root))
+        # it belongs beside the stages, where people look for it, and is written whole
+        return Stage("report", command, (), after=after, expected_seconds=self._expected("report"), always=True)
+
+    # ---- what all share ----
+
+    def _python(self, script: str, *arguments: str) -> tuple[str, ...]:
+        return (sys.executable, str(CHECKOUT / script), *arguments)
+
+    def _expected(self, kind: str) -> float:
+        return float(self.experiment.expected_seconds.get(kind, 10.0))
+
+    def _stage(
+        self,
+        name: str,
+        kind: str,
+        command: tuple[str, ...],
+        outputs: tuple[str, ...],
+        inputs: tuple[Path, ...] = (),
+        after: tuple[str, ...] = (),
+        progress: str = "percent",
+        scratch: tuple[str, ...] = (),
+    ) -> Stage:
+        return Stage(name, command, outputs, inputs, after, progress, self._expected(kind), scratch)

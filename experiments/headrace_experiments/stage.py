@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stage: one command of the checkout, what it reads, what it must leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command, run as a process of its own in a folder of its own, RUN/stages/NAME.
+
+    Whatever a stage writes, it writes below its folder: a stage that has to start afresh has its folder removed.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    outputs: tuple[str, ...]  # files and folders below the stage's folder that are there, not empty, when it is done
+    inputs: tuple[Path, ...] = ()  # files and folders outside the run that decide the result: configurations, corpora
+    after: tuple[str, ...] = ()  # stages whose outputs it reads
+    progress: str = "percent"  # a row of progress.READERS: how far it is, read from its log
+    expected_seconds: float = 10.0  # on the machine that the experiment was sized on; for the time left only
+    scratch: tuple[str, ...] = ()  # below its folder, removed when it is done
+    always: bool = False  # cheap, and to be made anew each time: the report
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where things are in a run's folder."""
+
+    root: Path
+
+    def stage(self, name: str) -> Path:
+        """The folder that a stage writes into."""
+        return self.root / "stages" / name
+
+    def stamp(self, name: str) -> Path:
+        """What is known of a stage's last run: see stamps.py."""
+        return self.root / "stamps" / f"{name}.json"
+
+    def log(self, name: str) -> Path:
+        """Everything that a stage's process wrote."""
+        return self.root / "logs" / f"{name}.log"
+
+
+def check(stages: Sequence[Stage]) -> None:
+    """Raise ValueError for two stages of one name, and for a stage that needs one that is not listed before it."""
+    known: set[str] = set()
+    for stage in stages:
+        if stage.name in known:
+            raise ValueError(f"two stages are called {stage.name!r}; give each row and each pretraining another name")
+        if missing := [name for name in stage.after if name not in known]:
+            raise ValueError(f"stage {stage.name} comes after {', '.join(missing)}, which is not listed before it")
+        known.add(stage.name)
+
+
+def needed_for(stages: Iterable[Stage], name: str) -> set[str]:
+    """Names of the stages that a stage depends on, through any number of steps."""
+    by_name = {stage.name: stage for stage in stages}
+    found: set[str] = set()
+    waiting = list(by_name[name].after)
+    while waiting:
+        one = waiting.pop()
+        if one not in found:
+            found.add(one)
+            waiting += by_name[one].after
+    return found

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of a report: the same rows and columns for the terminal, for the page and for RESULTS.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+HEADLINES = {"asr": "wer", "emotion": "accuracy"}
+COLUMNS = {
+    "asr": (("wer", "WER %"), ("cer", "CER %")),
+    "emotion": (("accuracy", "accuracy %"), ("unweighted_accuracy", "unweighted %")),
+}
+"""Per task: (key in score.json, heading). The first is the headline and comes with its interval."""
+TASK_TITLES = {"asr": "ASR", "emotion": "emotion"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headings and rows of text; `main` is the number of the row that the experiment is about."""
+
+    headings: list[str]
+    rows: list[list[str]]
+    main: int
+
+
+def table(report: dict[str, Any]) -> Table:
+    """Chance first, then the rows in the experiment's order."""
+    headings = ["encoder", "look-ahead", "updates"]
+    for task in report["tasks"]:
+        (_, headline), *others = COLUMNS[task]
+        headings += [f"{headline} [95 %]", *(title for _, title in others)]
+        headings += ["mean of folds"] if task == "emotion" else []
+    rows = [_chance_row(report)] + [_row(report, row) for row in report["rows"]]
+    names = [row["name"] for row in report["rows"]]
+    return Table(headings, rows, 1 + names.index(report["main"]))
+
+
+def _chance_row(report: dict[str, Any]) -> list[str]:
+    cells = ["chance", "", ""]
+    for task, chance in report["chance"].items():
+        cells += [f"{chance[key]:.1f}" for key, _ in COLUMNS[task]]
+        cells += [""] if task == "emotion" else []
+    return cells
+
+
+def _row(report: dict[str, Any], row: dict[str, Any]) -> list[str]:
+    cells = [row["title"], look_ahead(row), updates(report, row)]
+    for task, found in row["scores"].items():
+        (headline, _), *others = COLUMNS[task]
+        cells += [with_interval(found["metrics"][headline])]
+        cells += [f"{found['metrics'][key]['value']:.1f}" for key, _ in others]
+        if task == "emotion":
+            mean = found["mean_of_folds"]["accuracy"]
+            cells += [f"{mean['value']:.1f} ± {mean['deviation']:.1f}"]
+    return cells
+
+
+def look_ahead(row: dict[str, Any]) -> str:
+    """What a frame of the row waits for, in words."""
+    encoder = row["encoder"]
+    if encoder is None:
+        return row["waits"]
+    frames = encoder["look_ahead_frames"]
+    return "whole utterance" if frames is None else f"{frames} frames, {encoder['look_ahead_ms']:.0f} ms"
+
+
+def updates(report: dict[str, Any], row: dict[str, Any]) -> str:
+    """Updates of pretraining behind a row."""
+    source = row["pretrained"]
+    return str(report["pretraining"][source]["updates"]) if source else "0" if row["encoder"] else ""
+
+
+def with_interval(metric: dict[str, Any]) -> str:
+    """`12.3 [11.0, 13.9]`, the interval by speaker."""
+    interval = metric["interval_by_speaker"]
+    return f"{metric['value']:.1f} [{interval['low']:.1f}, {interval['high']:.1f}]"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison in words."""
+
+    text: str
+    is_win: bool
+
+
+def findings(report: dict[str, Any]) -> list[Finding]:
+    """What each comparison says, in the order of the tasks."""
+    titles = {row["name"]: row["title"] for row in report["rows"]}
+    return [_finding(comparison, titles) for comparison in report["comparisons"]]
+
+
+def _finding(comparison: dict[str, Any], titles: dict[str, str]) -> Finding:
+    task, value = comparison["task"], comparison["difference"]["value"]
+    interval = comparison["difference"]["interval_by_speaker"]
+    name = dict(COLUMNS[task])[comparison["metric"]].removesuffix(" %")
+    words = {
+        "wins": "beats",
+        "ahead": "is ahead of, but not shown to beat,",
+        "behind": "does not beat",
+    }[comparison["verdict"]]
+    by = f"{name} {value:+.1f} points [{interval['low']:+.1f}, {interval['high']:+.1f}]"
+    text = f"{TASK_TITLES[task]}: {titles[comparison['row']]} {words} {titles[comparison['other']]}: {by}"
+    return Finding(text, comparison["verdict"] == "wins")
+
+
+def facts(report: dict[str, Any]) -> list[str]:
+    """Corpora, budget, seeds, machine, commit and command: what stands beside the numbers."""
+    made = report["made"]
+    return [
+        *_corpora(report["corpora"]),
+        *(_pretraining(name, one) for name, one in report["pretraining"].items()),
+        *(_head(name, task) for name, task in report["tasks"].items()),
+        f"{made['machine']}; {made['jobs']} jobs of {made['threads']} threads; stages took "
+        f"{made['seconds_of_stages'] / 60:.1f} min, {made['processor_seconds_of_stages'] / 60:.1f} min of processor time",
+        made["versions"],
+        f"commit {', '.join(made['commits'])}; {made['date']}; {made['command']}",
+    ]
+
+
+def _corpora(corpora: dict[str, Any]) -> list[str]:
+    emotion = corpora["emotion"]
+    spoken = [
+        f"{role} {s['minutes']:.1f} min, {s['utterances']} utterances, {s['speakers']} speakers"
+        for role, s in corpora["asr"]["splits"].items()
+    ]
+    classes = ", ".join(f"{number} {label}" for label, number in emotion["classes"].items())
+    return [
+        f"ASR: {corpora['asr']['name']}: {'; '.join(spoken)}",
+        f"emotion: {emotion['name']}: {emotion['utterances']} utterances ({classes}), five folds by session",
+        "pretraining hears, without labels, ASR's train split and all of the emotion corpus: "
+        f"{corpora['pretraining']['minutes']:.1f} min",
+    ]
+
+
+def _pretraining(name: str, one: dict[str, Any]) -> str:
+    last = one["curve"][-1] if one["curve"] else {}
+    perplexity = f", code perplexity {last['code_perplexity']:.0f} at the end" if "code_perplexity" in last else ""
+    config = " ".join([one["config"], *one["overrides"]])
+    time = f"{one['updates']} updates in {one['seconds'] / 60:.1f} min"
+    return f"pretraining {name}: {config}, seed {one['seed']}, {time}{perplexity}"
+
+
+def _head(name: str, task: dict[str, Any]) -> str:
+    config = " ".join([task["config"], *task["flags"]])
+    return f"{TASK_TITLES[name]} head: {config}, {task['steps']} steps, seed {task['seed']}"
+
+
+# ---- as text ----
+
+RED, PLAIN = "\x1b[31m", "\x1b[0m"
+
+
+def for_terminal(report: dict[str, Any], colour: bool) -> str:
+    """The table, the findings and the warnings; what is no win is red."""
+    t = table(report)
+    widths = [max(len(row[column]) for row in [t.headings, *t.rows]) for column in range(len(t.headings))]
+    lines = [report["title"], "", _padded(t.headings, widths), "  ".join("-" * width for width in widths)]
+    lines += [_padded(row, widths) for row in t.rows]
+    lines += [""]
+    for finding in findings(report):
+        red = colour and not finding.is_win
+        lines.append(f"{RED if red else ''}{'+' if finding.is_win else '!'} {finding.text}{PLAIN if red else ''}")
+    lines += [f"warning: {warning}" for warning in report["warnings"]]
+    return "\n".join(lines)
+
+
+def _padded(cells: list[str], widths: list[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def for_markdown(report: dict[str, Any]) -> str:
+    """The table, the findings, the notes and the facts, for RESULTS.md."""
+    t = table(report)
+    lines = [f"**{report['title']}**", "", _cells(t.headings), _cells(["---"] * len(t.headings))]
+    for number, row in enumerate(t.rows):
+        lines.append(_cells([f"**{cell}**" if number == t.main and cell else cell for cell in row]))
+    lines += ["", *(f"- {'' if finding.is_win else '🔴 '}{finding.text}" for finding in findings(report))]
+    lines += [f"- warning: {warning}" for warning in report["warnings"]]
+    lines += ["", *report["notes"], "", *(f"- {fact}" for fact in facts(report))]
+    return "\n".join(lines)
+
+
+def _cells(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"

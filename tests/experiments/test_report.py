@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of a run: every number from what the stages left, said in red where a pretrained encoder does not win."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from headrace import EncoderConfig, SpeechEncoder
+from headrace.checkpoint import save
+from headrace_downstream import predictions, score
+from headrace_downstream.predictions import Prediction
+from headrace_experiments import curve, description, report_file, results_file, stamps
+from headrace_experiments.collect import collect
+from headrace_experiments.corpora import Splits
+from headrace_experiments.experiment import Corpora, Experiment, Pretraining, Row, Task
+from headrace_experiments.page import page
+from headrace_experiments.plan import CHECKOUT, Plan, Speech
+from headrace_experiments.stage import RunFolder
+from headrace_experiments.stamps import Stamp
+from headrace_experiments.table import findings, for_markdown, for_terminal, table
+
+CLASSES = ("ang", "hap", "neu", "sad")
+TINY = {"num_layers": 2, "embed_dim": 16, "ffn_dim": 16, "num_heads": 2, "conv_layers": [[8, 10, 5], [16, 8, 4]]}
+
+EXPERIMENT = Experiment(
+    name="fake",
+    title="a fake run",
+    budget_minutes=1,
+    corpora=Corpora(),
+    pretraining={"llsa": Pretraining("wav2vec2_tiny", 50, 1, ["model.mixer=llsa"])},
+    rows={
+        "fbank": Row("FBANK", upstream="fbank", waits="whole utterance"),
+        "untrained": Row("untrained llsa", untrained="llsa", seed=1),
+        "llsa": Row("llsa", pretrained="llsa", twin="untrained"),
+    },
+    main="llsa",
+    tasks={
+        "asr": Task("asr/config_tiny.yaml", 1337, 10, 5),
+        "emotion": Task("emotion/config_tiny.yaml", 1337, 10, 5),
+    },
+    expected_seconds={},
+    notes=["a note"],
+)
+
+
+def heard(task, wrong_per_ten):
+    """Predictions of 8 speakers with 10 utterances each, so many of which are wrong."""
+    said = []
+    for speaker in range(8):
+        for number in range(10):
+            reference = "ONE TWO THREE" if task == "asr" else CLASSES[(number + speaker) % 4]
+            other = "ONE TWO FIVE" if task == "asr" else CLASSES[(number + speaker + 1) % 4]
+            hypothesis = other if number < wrong_per_ten else reference
+            said.append(Prediction(f"{speaker}-{number}", str(speaker), reference, hypothesis))
+    return said
+
+
+def leave_score(expdir, task, said):
+    expdir.mkdir(parents=True)
+    predictions.write(expdir / "predictions-test.tsv", said)
+    result = score.score(task, said) | {"predictions": ["predictions-test.tsv"], "run": {"layer_weights": None}}
+    if task == "emotion":
+        result["mean_of_folds"] = {"accuracy": {"value": 50.0, "deviation": 1.0}}
+    score.write(expdir / "score.json", result)
+
+
+def leave_manifests(folder):
+    buckets = folder.stage("manifest-asr") / "len_for_bucket"
+    buckets.mkdir(parents=True)
+    for split in ("train", "dev", "test"):
+        (buckets / f"{split}.csv").write_text(",file_path,length,label\n0,t/1/2/1-2-0.flac,960000,\n")
+    session = folder.stage("manifest-emotion") / "meta_data" / "Session1"
+    session.mkdir(parents=True)
+    (session / "test_meta_data.json").write_text(json.dumps({"labels": {}, "meta_data": [{"label": "ang"}]}))
+    manifest = folder.stage("manifest-pretraining")
+    manifest.mkdir(parents=True)
+    (manifest / "train.tsv").write_text("root\na.flac\t960000\n")
+
+
+def log_line(updates, loss):
+    values = {"loss": str(loss), "loss_0": str(loss), "code_perplexity": "40.5", "num_updates": str(updates)}
+    return f"[2026-11-21 08:00:00,000][train_inner][INFO] - {json.dumps(values)}\n"
+
+
+WRONG = {"asr": {"fbank": 2, "untrained": 8, "llsa": 5}, "emotion": {"fbank": 8, "untrained": 5, "llsa": 5}}
+"""Utterances of ten that each row gets wrong: llsa beats its twin on ASR, FBANK on emotion, and nobody else."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = RunFolder(tmp_path_factory.mktemp("run"))
+    speech = Speech(folder.root / "asr", folder.root / "ser", Splits("train", "dev", "test"), (True, True))
+    stages = Plan(EXPERIMENT, folder, speech).stages()
+    splits = {"train": "train", "dev": "dev", "test": "test"}
+    facts = {"asr": "asr", "ser": "ser", "splits": splits, "command": "make", "jobs": 2, "threads": 1}
+    description.write(folder, EXPERIMENT, facts, stages)
+    for stage in stages:
+        stamps.write(folder, stage.name, Stamp("key", "done", list(stage.command), 1, 60.0, 50.0, "abc"))
+    leave_manifests(folder)
+    for row in ("untrained", "llsa"):
+        encoder = SpeechEncoder(EncoderConfig(mixer="llsa", look_ahead=4, look_back=20, **TINY))
+        save(encoder, folder.stage(f"export-{row}") / "encoder", {})
+    for task, by_row in WRONG.items():
+        for row, wrong in by_row.items():
+            leave_score(folder.stage(f"{task}-{row}") / "exp", task, heard(task, wrong))
+    folder.log("x").parent.mkdir()
+    folder.log("pretrain-llsa").write_text(log_line(25, 6.7) + log_line(50, 6.5))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(folder):
+    return collect(folder)
+
+
+@pytest.fixture(scope="module")
+def html(report):
+    return page(report)
+
+
+def test_each_score_stands_beside_chance_fbank_and_the_twin(report):
+    t = table(report)
+    assert [row[0] for row in t.rows] == ["chance", "FBANK", "untrained llsa", "llsa"]
+    assert t.rows[t.main][0] == "llsa"
+    wer = t.headings.index("WER % [95 %]")
+    assert [row[wer].split()[0] for row in t.rows] == ["100.0", "6.7", "26.7", "16.7"]
+    accuracy = t.headings.index("accuracy % [95 %]")
+    assert [row[accuracy].split()[0] for row in t.rows] == ["25.0", "20.0", "50.0", "50.0"]
+
+
+def test_look_ahead_is_that_of_the_encoder(report):
+    t = table(report)
+    column = t.headings.index("look-ahead")
+    assert [row[column] for row in t.rows] == ["", "whole utterance", "4 frames, 5 ms", "4 frames, 5 ms"]
+
+
+def test_wins_and_losses_come_with_their_paired_interval(report):
+    found = [(finding.is_win, finding.text) for finding in findings(report)]
+    assert found == [
+        (False, "ASR: llsa does not beat FBANK: WER +10.0 points [+10.0, +10.0]"),
+        (True, "ASR: llsa beats untrained llsa: WER -10.0 points [-10.0, -10.0]"),
+        (True, "emotion: llsa beats FBANK: accuracy +30.0 points [+30.0, +30.0]"),
+        (False, "emotion: llsa does not beat untrained llsa: accuracy +0.0 points [+0.0, +0.0]"),
+    ]
+
+
+def test_ahead_with_an_interval_that_holds_zero_is_no_win(report):
+    comparison = dict(report["comparisons"][0], verdict="ahead")
+    one = findings(report | {"comparisons": [comparison]})[0]
+    assert not one.is_win and "is ahead of, but not shown to beat, FBANK" in one.text
+
+
+def test_the_terminal_says_losses_in_red(report):
+    text = for_terminal(report, colour=True)
+    assert text.count("\x1b[31m! ") == 2 and text.count("\n+ ") == 2
+    assert "\x1b" not in for_terminal(report, colour=False)
+
+
+def test_the_page_needs_nothing_else(html):
+    assert html.count("<svg") == 5 and html.count('class="bad"') == 2
+    assert "src=" not in html and "@import" not in html and "<script" not in html
+
+
+def test_the_page_is_the_same_each_time(report, html):
+    assert page(report) == html
+
+
+def test_facts_stand_beside_the_numbers(html):
+    for fact in (
+        "train 1.0 min, 1 utterances, 1 speakers",
+        "seed 1, 50 updates in 1.0 min",
+        "code perplexity 40",
+        "abc",
+        "make",
+    ):
+        assert fact in html
+
+
+def test_the_report_names_nothing_of_this_machine(report, html):
+    text = json.dumps(report) + html
+    assert str(CHECKOUT) not in text and sys.executable not in text
+
+
+def test_few_speakers_are_warned_of_once(report):
+    assert report["warnings"] == [
+        f"{task}: 8 speakers: with fewer than 20 the interval by speaker is too narrow to lean on"
+        for task in ("asr", "emotion")
+    ]
+
+
+def test_stages_of_several_commits_are_warned_of(folder, report):
+    stamps.write(folder, "gather", Stamp("key", "done", [], commit="def"))
+    try:
+        assert "different commits" in " ".join(collect(folder)["warnings"])
+    finally:
+        stamps.write(folder, "gather", Stamp("key", "done", [], commit="abc"))
+
+
+def test_a_run_that_is_not_done_is_named(folder):
+    kept = stamps.read(folder, "asr-llsa")
+    stamps.write(folder, "asr-llsa", Stamp("key", "begun", []))
+    try:
+        with pytest.raises(ValueError, match="asr-llsa not done"):
+            collect(folder)
+    finally:
+        stamps.write(folder, "asr-llsa", kept)
+
+
+def test_updates_that_a_kill_made_twice_count_once(tmp_path):
+    log = tmp_path / "log"
+    log.write_text(
+        "noise\n" + log_line(25, 6.7) + log_line(50, 6.5) + "killed\n" + log_line(25, 6.6) + log_line(75, 6.1)
+    )
+    points = [(point["updates"], point["loss_bits"]) for point in curve.read(log)]
+    assert points == [(25, 6.6), (75, 6.1)]
+
+
+# ---- RESULTS.md ----
+
+
+def test_a_table_is_put_between_its_marks_and_nowhere_else(report):
+    begin, end = results_file.marks("fake")
+    text = f"# Results\n\n{begin}\nstale words\n{end}\n\nprose\n"
+    new = results_file.with_table(text, report)
+    assert new.startswith(f"# Results\n\n{begin}\n") and new.endswith(f"{end}\n\nprose\n")
+    assert "stale words" not in new and for_markdown(report) in new
+    assert results_file.with_table(new, report) == new
+
+
+def test_a_file_without_marks_gets_the_table_at_its_end(report):
+    new = results_file.with_table("# Results\n", report)
+    assert new.startswith("# Results\n\n<!-- begin fake") and results_file.with_table(new, report) == new
+
+
+@pytest.mark.parametrize("order", ["{1}\n{0}\n", "{0}\n", "{0}\n{0}\n{1}\n"], ids=["swapped", "one only", "twice"])
+def test_broken_marks_are_refused(report, order):
+    with pytest.raises(ValueError, match=r"RESULTS\.md: expected one line"):
+        results_file.with_table(order.format(*results_file.marks("fake")), report)
+
+
+def test_results_md_says_what_the_stored_reports_say(repository):
+    for path in sorted(results_file.STORE.glob("*.json")):
+        text = (repository / "RESULTS.md").read_text(encoding="utf-8")
+        assert results_file.with_table(text, report_file.read(path)) == text, path
+
+
+def test_report_command_writes_page_and_numbers_and_prints_the_table(folder):
+    result = subprocess.run(
+        [sys.executable, CHECKOUT / "experiments/report.py", folder.root], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "llsa beats untrained llsa" in result.stdout
+    assert report_file.read(folder.root / "report.json")["experiment"] == "fake"
+    assert (folder.root / "report.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("content", [None, "{}", "[]"], ids=["missing", "no format", "no report"])
+def test_what_is_no_report_is_one_line_and_exit_code_2(tmp_path, content):
+    path = tmp_path / "report.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=r"report\.json"):
+        report_file.read(path)
