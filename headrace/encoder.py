@@ -64,9 +64,15 @@ class ContextEncoder(nn.Module):
             )
         self.layers = nn.ModuleList(TransformerBlock(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.embed_dim)
-        for module in self.layers.modules():
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for name, module in self.layers.named_modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=INIT_STD)
+                # Queries and keys of unit variance: with INIT_STD the scores of a narrow encoder are all but equal, and
+                # hundreds of updates pass before its attention prefers any frame.
+                is_score = name.endswith(("q_proj", "k_proj"))
+                nn.init.normal_(module.weight, std=self.config.embed_dim**-0.5 if is_score else INIT_STD)
                 nn.init.zeros_(module.bias)
 
     def forward(

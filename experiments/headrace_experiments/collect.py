@@ -98,7 +98,14 @@ def _task(experiment: Experiment, name: str) -> dict[str, Any]:
 
 def _row(folder: RunFolder, name: str, row: Row, scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
     found = {task: _short(by_row[name]) for task, by_row in scores.items()}
-    about = {"name": name, "title": row.title, "pretrained": row.pretrained, "twin": row.twin, "waits": row.waits}
+    about = {
+        "name": name,
+        "title": row.title,
+        "pretrained": row.pretrained,
+        "twin": row.twin,
+        "waits": row.waits,
+        "upstream": row.upstream,
+    }
     return about | {"encoder": _encoder(folder, name, row), "scores": found}
 
 

@@ -37,7 +37,7 @@ class Row:
     """One encoder of the table. Exactly one of upstream, pretrained, untrained says where it comes from."""
 
     title: str
-    upstream: str | None = None  # an entry of s3prl.hub that has no weights: fbank
+    upstream: Mapping[str, str] | None = None  # per task an entry of s3prl.hub that has no weights: fbank
     waits: str = ""  # how long a frame of it waits, in words
     pretrained: str | None = None  # a pretraining
     untrained: str | None = None  # a pretraining whose shape it has, with random weights from `seed`
@@ -136,6 +136,10 @@ def _check(experiment: Experiment) -> None:
     for name, row in experiment.rows.items():
         if sum(value is not None for value in (row.upstream, row.pretrained, row.untrained)) != 1:
             raise ValueError(f"rows.{name}: give exactly one of upstream, pretrained, untrained")
+        if row.upstream is not None and (
+            not isinstance(row.upstream, dict) or set(experiment.tasks) - set(row.upstream)
+        ):
+            raise ValueError(f"rows.{name}: upstream names one of s3prl for each of {', '.join(experiment.tasks)}")
         if row.source is not None and row.source not in experiment.pretraining:
             known = ", ".join(experiment.pretraining)
             raise ValueError(f"rows.{name}: {row.source!r} is no pretraining; there are {known}")

@@ -174,8 +174,8 @@ class Plan:
         flags += ["--folds", "all"] if task == "emotion" else []
         if row.source:
             flags += ["-u", "headrace_local", "-k", str(self.folder.stage(f"export-{name}") / "encoder")]
-        else:
-            flags += ["-u", str(row.upstream)]
+        elif row.upstream:
+            flags += ["-u", row.upstream[task]]
         return self._stage(
             f"{task}-{name}",
             task,

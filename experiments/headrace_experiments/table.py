@@ -112,8 +112,9 @@ def facts(report: dict[str, Any]) -> list[str]:
         *_corpora(report["corpora"]),
         *(_pretraining(name, one) for name, one in report["pretraining"].items()),
         *(_head(name, task) for name, task in report["tasks"].items()),
-        f"{made['machine']}; {made['jobs']} jobs of {made['threads']} threads; stages took "
-        f"{made['seconds_of_stages'] / 60:.1f} min, {made['processor_seconds_of_stages'] / 60:.1f} min of processor time",
+        *(f"{row['title']}: {_upstreams(row)}" for row in report["rows"] if row["upstream"]),
+        f"{made['machine']}; {made['jobs']} jobs of {made['threads']} threads; "
+        f"stages took {made['seconds_of_stages'] / 60:.1f} min, {made['processor_seconds_of_stages'] / 60:.1f} of processor",
         made["versions"],
         f"commit {', '.join(made['commits'])}; {made['date']}; {made['command']}",
     ]
@@ -145,6 +146,10 @@ def _pretraining(name: str, one: dict[str, Any]) -> str:
 def _head(name: str, task: dict[str, Any]) -> str:
     config = " ".join([task["config"], *task["flags"]])
     return f"{TASK_TITLES[name]} head: {config}, {task['steps']} steps, seed {task['seed']}"
+
+
+def _upstreams(row: dict[str, Any]) -> str:
+    return ", ".join(f"s3prl's {upstream} for {TASK_TITLES[task]}" for task, upstream in row["upstream"].items())
 
 
 # ---- as text ----

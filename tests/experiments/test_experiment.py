@@ -128,6 +128,7 @@ def change(path, value):
         ("main", "typo", "main: expected a row"),
         ("rows/llsa/pretrained", "typo", "rows.llsa: 'typo' is no pretraining; there are llsa"),
         ("rows/llsa/twin", "typo", "twin must name the untrained row"),
+        ("rows/fbank/upstream", "fbank", "rows.fbank: upstream names one of s3prl for each of asr, emotion"),
         ("rows/fbank/untrained", "llsa", "rows.fbank: give exactly one of"),
         ("rows/untrained/seed", ..., "rows.untrained: seed belongs to untrained rows, and they need one"),
         ("pretraining/llsa/update", 3, "pretraining.llsa has no key 'update'"),

@@ -31,7 +31,7 @@ EXPERIMENT = Experiment(
     corpora=Corpora(),
     pretraining={"llsa": Pretraining("wav2vec2_tiny", 50, 1, ["model.mixer=llsa"])},
     rows={
-        "fbank": Row("FBANK", upstream="fbank", waits="whole utterance"),
+        "fbank": Row("FBANK", upstream={"asr": "fbank", "emotion": "fbank_no_cmvn"}, waits="whole utterance"),
         "untrained": Row("untrained llsa", untrained="llsa", seed=1),
         "llsa": Row("llsa", pretrained="llsa", twin="untrained"),
     },
@@ -173,6 +173,7 @@ def test_facts_stand_beside_the_numbers(html):
         "seed 1, 50 updates in 1.0 min",
         "code perplexity 40",
         "abc",
+        "s3prl's fbank_no_cmvn for emotion",
         "make",
     ):
         assert fact in html
