@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,8 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def portable(text: str, run: Path) -> str:
-    """A text in which paths are told from the checkout."""
-    text = text.replace(sys.executable, "python").replace(str(run), os.path.relpath(run, CHECKOUT))
+    """A text in which paths are told from the checkout; a run's folder outside of it is called RUN."""
+    name = str(run.relative_to(CHECKOUT)) if run.is_relative_to(CHECKOUT) else "RUN"
+    text = text.replace(sys.executable, "python").replace(str(run), name)
     text = text.replace(f"{CHECKOUT}/", "").replace(str(CHECKOUT), ".")
     return text.replace(f"{CHECKOUT.parent}/", "../")

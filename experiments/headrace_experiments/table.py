@@ -114,7 +114,7 @@ def facts(report: dict[str, Any]) -> list[str]:
         *(_head(name, task) for name, task in report["tasks"].items()),
         *(f"{row['title']}: {_upstreams(row)}" for row in report["rows"] if row["upstream"]),
         f"{made['machine']}; {made['jobs']} jobs of {made['threads']} threads; "
-        f"stages took {made['seconds_of_stages'] / 60:.1f} min, {made['processor_seconds_of_stages'] / 60:.1f} of processor",
+        f"stages took {made['seconds_of_stages'] / 60:.1f} min ({made['processor_seconds_of_stages'] / 60:.1f} of CPU)",
         made["versions"],
         f"commit {', '.join(made['commits'])}; {made['date']}; {made['command']}",
     ]

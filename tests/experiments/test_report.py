@@ -173,7 +173,7 @@ def test_facts_stand_beside_the_numbers(html):
         "seed 1, 50 updates in 1.0 min",
         "code perplexity 40",
         "abc",
-        "s3prl's fbank_no_cmvn for emotion",
+        "fbank_no_cmvn for emotion",
         "make",
     ):
         assert fact in html
@@ -216,6 +216,16 @@ def test_updates_that_a_kill_made_twice_count_once(tmp_path):
     )
     points = [(point["updates"], point["loss_bits"]) for point in curve.read(log)]
     assert points == [(25, 6.6), (75, 6.1)]
+
+
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [(CHECKOUT / "runs" / "demo", "runs/demo"), (CHECKOUT.parent / "elsewhere", "RUN")],
+    ids=["inside", "outside"],
+)
+def test_commands_are_told_from_the_checkout(run, name):
+    command = f"{sys.executable} {CHECKOUT}/report.py {run}/stages --data {CHECKOUT.parent}/shared/an4"
+    assert report_file.portable(command, run) == f"python report.py {name}/stages --data ../shared/an4"
 
 
 # ---- RESULTS.md ----
