@@ -18,7 +18,7 @@ demo: setup      ## the whole chain on synthesised speech, or on ASR_ROOT=... SE
 	@$(python) experiments/run.py demo $(roots)
 
 results: setup      ## the table of RESULTS.md, on an4 and emodb; resumes where it was stopped
-	@$(python) experiments/run.py an4_emodb $(roots)
+	@$(python) experiments/run.py an4_emodb $(roots) --markdown RESULTS.md
 
 test: setup      ## the fast tests
 	@$(python) -P -m pytest -m "not slow and not gpu"
