@@ -55,14 +55,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Task:
-    """How a task's head is trained: a file in downstream/, what to change in it, and flags of s3prl."""
+    """How a task's head is trained: a file in downstream/, what to change in it, and flags of s3prl for encoders."""
 
     config: str
     seed: int
     steps: int
     eval_step: int
     changes: Mapping[str, Any] = field(default_factory=dict)
-    flags: Sequence[str] = field(default_factory=list)
+    flags: Sequence[str] = field(default_factory=list)  # rows with weights; FBANK comes normalised
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ class Plan:
         return self._stage(
             f"{task}-{name}",
             task,
-            self._python("downstream/run.py", *flags, *one.flags),
+            self._python("downstream/run.py", *flags, *(one.flags if row.source else ())),
             ("exp/score.json",),
             inputs=(self.config_path(task), CHECKOUT / "downstream" / task),
             after=(manifests, *([f"export-{name}"] if row.source else [])),
