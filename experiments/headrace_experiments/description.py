@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from headrace_downstream.files import write_whole
 from headrace_experiments.experiment import Corpora, Experiment, Pretraining, Row, Task
 from headrace_experiments.stage import RunFolder, Stage
-from headrace_experiments.stamps import write_whole
 
 NAME = "experiment.json"
 

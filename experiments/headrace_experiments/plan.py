@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
+from headrace_downstream.files import write_whole
 from headrace_experiments.corpora import Splits, check_sessions, find_splits
 from headrace_experiments.experiment import Experiment, Pretraining, Row, Task
 from headrace_experiments.stage import RunFolder, Stage
-from headrace_experiments.stamps import write_whole
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SYNTHESISED_SPLITS = Splits("train", "dev", "test")

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from headrace_downstream.files import write_whole
 from headrace_experiments.plan import CHECKOUT
-from headrace_experiments.stamps import write_whole
 
 FORMAT = 1
 NAME = "report.json"

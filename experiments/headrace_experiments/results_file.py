@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from headrace_downstream.files import write_whole
 from headrace_experiments import report_file
-from headrace_experiments.stamps import write_whole
 from headrace_experiments.table import for_markdown
 
 STORE = Path(__file__).resolve().parents[1] / "results"

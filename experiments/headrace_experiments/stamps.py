@@ -12,10 +12,9 @@ when the stage begins (state "begun") and again when it is done: its process end
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 
+from headrace_downstream.files import write_whole
 from headrace_experiments import fingerprint
 from headrace_experiments.stage import RunFolder, Stage
 
@@ -37,20 +36,6 @@ class Stamp:
     def made(self) -> str:
         """Fingerprint of the outputs: what the stages after this one depend on."""
         return fingerprint.of_values(self.outputs)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file beside and rename it: it appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def read(folder: RunFolder, name: str) -> Stamp | None:

@@ -17,7 +17,8 @@ from headrace_experiments.display import Display
 from headrace_experiments.scheduler import Scheduler, StageFailedError, locked
 from headrace_experiments.stage import RunFolder, Stage
 
-EXPERIMENTS = Path(process.__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
+PATHS = [str(CHECKOUT / folder) for folder in ("experiments", "downstream")]
 
 
 def python(code):
@@ -216,7 +217,7 @@ COUNTER = """
 
 RUNNER = """
 import sys
-sys.path.insert(0, {experiments!r})
+sys.path[:0] = {paths!r}  # as run.py does
 from pathlib import Path
 from headrace_experiments.scheduler import Scheduler, StoppedError
 from headrace_experiments.stage import RunFolder, Stage
@@ -230,7 +231,7 @@ except StoppedError:
 
 def start_counting(root):
     counter = textwrap.dedent(COUNTER)
-    code = RUNNER.format(experiments=str(EXPERIMENTS), counter=counter, root=str(root))
+    code = RUNNER.format(paths=PATHS, counter=counter, root=str(root))
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
