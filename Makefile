@@ -42,5 +42,5 @@ setup:      ## .venv as requirements.lock says
 	@PYTHON="$(PYTHON)" .ci/setup
 
 clean:      ## remove .venv, caches and build leftovers; runs/ stays
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis headrace/_C.so headrace/native_build.json
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from headrace.doctor import findings
 from headrace.export import export
 from headrace.mixers import MIXERS
 from headrace.reach import look_ahead
@@ -27,6 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="headrace", description="Self-supervised speech encoders that run live.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_export(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -49,6 +51,19 @@ def _export(options: argparse.Namespace) -> int:
     ahead = look_ahead(encoder.config.stack)
     waits = "the whole utterance" if ahead is None else f"{ahead} frames"
     print(f"{options.folder}: {encoder.config.mixer}, {encoder.config.num_layers} layers, look-ahead {waits}")
+    return 0
+
+
+def _add_doctor(commands: Any) -> None:
+    command = commands.add_parser("doctor", help="which path computes on this machine, and why")
+    command.set_defaults(run=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    lines = findings()
+    width = max(len(line.subject) for line in lines)
+    for line in lines:
+        print(f"{line.subject:{width}}  {line.path}: {line.why}")
     return 0
 
 

@@ -2,8 +2,9 @@
 """What an operation means (``reference``) and who computes it."""
 
 from headrace.ops import reference
+from headrace.ops.backend import backend
 from headrace.ops.dense import acausal, masked
 from headrace.ops.llsa import llsa
 from headrace.ops.sa import sa
 
-__all__ = ["acausal", "llsa", "masked", "reference", "sa"]
+__all__ = ["acausal", "backend", "llsa", "masked", "reference", "sa"]

@@ -8,6 +8,7 @@ import torch
 from headrace.reach import Band, Blocks
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+MOST_FEATURES = 128
 
 
 def check_qkv(op: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, axes: str) -> None:
@@ -28,8 +29,20 @@ def check_qkv(op: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, axes: 
         raise ValueError(f"{op}: q must be one of {', '.join(map(str, DTYPES))}, got {q.dtype}.")
 
 
-def check_lengths(op: str, lengths: torch.Tensor | None, q: torch.Tensor) -> None:
-    """lengths: [N] int64 on q's device. The operation clamps its values; reading them here would synchronise.
+def check_features(op: str, q: torch.Tensor) -> None:
+    """D, the features of a head, is what the kernels of every backend hold in registers and shared memory.
+
+    Raises:
+        ValueError: naming what was expected and what came.
+    """
+    if not 1 <= q.shape[-1] <= MOST_FEATURES:
+        raise ValueError(f"{op}: q must have 1 to {MOST_FEATURES} features a head (D), got {q.shape[-1]}.")
+
+
+def check_lengths(op: str, lengths: torch.Tensor | None, q: torch.Tensor, num_frames: int) -> None:
+    """lengths: [N] int64 on q's device, each in [0, num_frames].
+
+    The values are read where they live on the CPU; kernels clamp them elsewhere, where reading would synchronise.
 
     Raises:
         ValueError: naming what was expected and what came.
@@ -41,6 +54,21 @@ def check_lengths(op: str, lengths: torch.Tensor | None, q: torch.Tensor) -> Non
             f"{op}: lengths must be [{q.shape[0]}] int64 on {q.device}, got {tuple(lengths.shape)} {lengths.dtype} "
             f"on {lengths.device}."
         )
+    if lengths.device.type != "cpu" or torch.compiler.is_compiling() or lengths.numel() == 0:
+        return
+    lowest, highest = (int(x) for x in lengths.aminmax())
+    if lowest < 0 or highest > num_frames:
+        wrong = lowest if lowest < 0 else highest
+        raise ValueError(f"{op}: lengths must lie in 0 .. {num_frames} frames, got {wrong}.")
+
+
+def at_autocast_dtype(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Under autocast, floating tensors in its dtype (fp64 stays), as torch's own attention takes them."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+    return tuple(x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors)
 
 
 def check_bias(op: str, bias: torch.Tensor | None, q: torch.Tensor, reach: Band | Blocks) -> None:

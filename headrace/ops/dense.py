@@ -26,7 +26,7 @@ def acausal(
         ValueError: naming the argument, what was expected and what came.
     """
     check_qkv("acausal", q, k, v, "N, H, T, D")
-    check_lengths("acausal", lengths, q)
+    check_lengths("acausal", lengths, q, q.shape[2])
     if lengths is None:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
     past = torch.arange(q.shape[2], device=q.device) >= lengths[:, None]  # [N, T]
@@ -50,7 +50,7 @@ def masked(
         ValueError: naming the argument, what was expected and what came.
     """
     check_qkv("masked", q, k, v, "N, H, T, D")
-    check_lengths("masked", lengths, q)
+    check_lengths("masked", lengths, q, q.shape[2])
     frames = torch.arange(q.shape[2], device=q.device)
     t, s = frames[:, None], frames[None, :]
     seen = s <= t + band.look_ahead

@@ -7,8 +7,9 @@ from functools import partial
 
 import torch
 
-from headrace.ops import blocked
-from headrace.ops.arguments import check_bias, check_lengths, check_qkv
+from headrace.ops import blocked, native
+from headrace.ops.arguments import at_autocast_dtype, check_bias, check_features, check_lengths, check_qkv
+from headrace.ops.backend import runs_native
 from headrace.ops.layout import row_frames
 from headrace.reach import Blocks
 
@@ -28,30 +29,35 @@ def llsa(
     min(t+c-s, A) (arXiv 2302.13451, section 4). Laying out and reading back: ``ops.layout``.
 
     Args:
-        q, k, v: [N, H, P, hop+A, D] with P = ceil(T / hop) blocks, one dtype (fp32, bf16, fp16, fp64) and device.
+        q, k, v: [N, H, P, hop+A, D] with P = ceil(T / hop) blocks, one dtype (fp32, bf16, fp16, fp64) and device,
+            any strides; D at most 128.
         blocks: who sees whom; A = blocks.look_ahead, B = blocks.look_back.
-        lengths: [N] int64, valid frames per item, clamped to [0, P*hop] (the default); rows past it are zero, unseen.
+        lengths: [N] int64, valid frames per item, 0 .. P*hop (the default); rows past it are zero, unseen.
         bias: [H, offsets] learned relative bias over key frame minus query frame (``blocks.offsets()``; A+B+1 wide for
             hop = 1); needs a bounded look-back.
 
     Returns:
-        [N, H, P, hop+A, D], dtype of q. The softmax is computed in fp32 (fp64 for fp64).
+        [N, H, P, hop+A, D], dtype and strides of q. The softmax is computed in fp32 (fp64 for fp64).
 
     Raises:
         ValueError: naming the argument, what was expected and what came.
 
     Memory linear in T, forward and backward. Oracle: ``ops.reference.llsa``.
     """
+    q, k, v = at_autocast_dtype(q, k, v)
     check_qkv("llsa", q, k, v, "N, H, P, hop+A, D")
+    check_features("llsa", q)
     if not isinstance(blocks, Blocks):
         raise ValueError(f"llsa: blocks must be Blocks(look_ahead, look_back, hop), got {blocks!r}.")
     if q.shape[3] != blocks.rows:
         raise ValueError(f"llsa: q must have hop + look_ahead = {blocks.rows} rows a block, got {q.shape[3]}.")
-    check_lengths("llsa", lengths, q)
+    check_lengths("llsa", lengths, q, q.shape[2] * blocks.hop)
     check_bias("llsa", bias, q, blocks)
+    if runs_native(q):
+        return native.llsa(q, k, v, blocks, lengths, bias)
     if lengths is None:
         lengths = torch.full(q.shape[:1], q.shape[2] * blocks.hop, dtype=torch.int64, device=q.device)
-    lengths = lengths.clamp(0, q.shape[2] * blocks.hop)
+    lengths = lengths.clamp(0, q.shape[2] * blocks.hop)  # unchecked where they live on a GPU
     return blocked.Blocked.apply(partial(_attend, blocks, lengths), _groups(q.shape[2], blocks), q, k, v, bias)
 
 

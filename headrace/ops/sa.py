@@ -7,8 +7,9 @@ from functools import partial
 
 import torch
 
-from headrace.ops import blocked
-from headrace.ops.arguments import check_bias, check_lengths, check_qkv
+from headrace.ops import blocked, native
+from headrace.ops.arguments import at_autocast_dtype, check_bias, check_features, check_lengths, check_qkv
+from headrace.ops.backend import runs_native
 from headrace.reach import Band
 
 
@@ -26,24 +27,28 @@ def sa(
     (arXiv 2302.13451, section 3.1), A = band.look_ahead, B = band.look_back.
 
     Args:
-        q, k, v: [N, H, T, D], one dtype (fp32, bf16, fp16, fp64) and device, any strides.
+        q, k, v: [N, H, T, D], one dtype (fp32, bf16, fp16, fp64) and device, any strides; D at most 128.
         band: who sees whom.
-        lengths: [N] int64, valid frames per item, clamped to [0, T]. Frames past the length are zero and unseen.
+        lengths: [N] int64, valid frames per item, 0 .. T. Frames past the length are zero and unseen.
         bias: [H, A+B+1], learned relative bias; needs a bounded look-back.
 
     Returns:
-        [N, H, T, D], dtype of q. The softmax is computed in fp32 (fp64 for fp64).
+        [N, H, T, D], dtype and strides of q. The softmax is computed in fp32 (fp64 for fp64).
 
     Raises:
         ValueError: naming the argument, what was expected and what came.
 
     Time O(N H T (A+B+1) D); memory linear in T, forward and backward. Oracle: ``ops.reference.sa``.
     """
+    q, k, v = at_autocast_dtype(q, k, v)
     check_qkv("sa", q, k, v, "N, H, T, D")
+    check_features("sa", q)
     if not isinstance(band, Band):
         raise ValueError(f"sa: band must be a Band(look_ahead, look_back), got {band!r}.")
-    check_lengths("sa", lengths, q)
+    check_lengths("sa", lengths, q, q.shape[2])
     check_bias("sa", bias, q, band)
+    if runs_native(q):
+        return native.sa(q, k, v, band, lengths, bias)
     return blocked.Blocked.apply(partial(_attend, band, lengths), _groups(q.shape[2], band), q, k, v, bias)
 
 

@@ -62,12 +62,25 @@ def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
     return True
 
 
+def load(cfg: Any, trainer: Any, **passthrough_args: Any) -> Any:
+    """In place of fairseq's ``load_checkpoint``: a first checkpoint that is not there is the caller's mistake."""
+    with one_clear_line():
+        first = cfg.finetune_from_model
+        if first is not None and not PathManager.exists(first):
+            raise ValueError(
+                f"checkpoint.finetune_from_model={first} does not exist: give the checkpoint_last.pt to start from."
+            )
+        return _FAIRSEQ_LOAD(cfg, trainer, **passthrough_args)
+
+
 def install() -> None:
-    """Give fairseq these two functions for its own."""
+    """Give fairseq these functions for its own."""
+    checkpoint_utils.load_checkpoint = load
     checkpoint_utils.torch_persistent_save = save
     PathManager.copy = staticmethod(copy)
 
 
+_FAIRSEQ_LOAD = checkpoint_utils.load_checkpoint
 _FAIRSEQ_SAVE = checkpoint_utils.torch_persistent_save
 _FAIRSEQ_COPY = PathManager.copy
 

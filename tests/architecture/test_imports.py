@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # The library's layers, lowest first. A module imports its own layer and lower ones only.
 LAYERS = [
     "reach", "ops", "streaming", "positions", "mixers", "config", "frontend", "blocks", "encoder", "head", "checkpoint",
-    "latency", "export", "cli",
+    "latency", "export", "doctor", "cli",
 ]  # fmt: skip
 
 
@@ -58,6 +58,7 @@ RULES = {
         ours=("headrace",),
         others=("torch", "numpy", "matplotlib"),
     ),
+    "csrc": Rule(ours=(), others=(), inside_functions=("torch",)),
     "docs": Rule(ours=("headrace",), others=("torch", "numpy", "matplotlib")),
     "hubconf.py": Rule(ours=("headrace_upstream", "headrace"), others=("torch",)),
     "setup.py": Rule(ours=(), others=("setuptools", "torch")),

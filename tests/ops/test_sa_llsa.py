@@ -8,11 +8,20 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from headrace import ops
-from headrace.ops import reference
+from headrace.ops import native, reference
 from headrace.ops.layout import lay_out, num_blocks, read_back
 from headrace.reach import Band, Blocks
 
 TIGHT = 1e-12
+
+
+@pytest.fixture(scope="module", autouse=True, params=["torch", "native"])
+def backend(request):
+    """Every test here holds for whoever computes."""
+    if request.param == "native" and not native.STATUS.is_loaded:
+        pytest.skip(native.STATUS.reason)
+    with ops.backend(request.param):
+        yield request.param
 
 
 def random(*shape):
@@ -45,7 +54,7 @@ def cases(draw):
     ahead = draw(st.sampled_from([0, 1, 3, 8]))
     back = draw(st.sampled_from([0, 1, 3, 8, num_frames + 5, None]))
     items = draw(st.sampled_from([0, 1, 2]))
-    lengths = draw(st.none() | st.lists(st.integers(-1, num_frames + 3), min_size=items, max_size=items))
+    lengths = draw(st.none() | st.lists(st.integers(0, num_frames), min_size=items, max_size=items))
     lengths = None if lengths is None else torch.tensor(lengths, dtype=torch.int64)
     return num_frames, ahead, back, items, lengths, back is not None and draw(st.booleans())
 
@@ -172,6 +181,10 @@ def test_rows_past_the_length_are_zero_and_unseen_even_when_not_finite():
         (lambda q: ops.sa(q, q, q.double(), Band(1, 1)), ["sa: v", "float64"]),
         (lambda q: ops.sa(q, q, q, Band(1, 1), lengths=torch.tensor([1, 2])), ["lengths", "[1] int64"]),
         (lambda q: ops.sa(q, q, q, Band(1, 1), lengths=torch.tensor([1.0])), ["lengths", "float32"]),
+        (lambda q: ops.sa(q, q, q, Band(1, 1), lengths=torch.tensor([6])), ["sa: lengths", "0 .. 5", "6"]),
+        (lambda q: ops.sa(q, q, q, Band(1, 1), lengths=torch.tensor([-1])), ["sa: lengths", "0 .. 5", "-1"]),
+        (lambda q: ops.llsa(q[None], q[None], q[None], Blocks(2, 1, 3), torch.tensor([7])), ["lengths", "0 .. 6", "7"]),
+        (lambda q: ops.sa(*[q.repeat(1, 1, 1, 33)] * 3, Band(1, 1)), ["sa: q", "1 to 128", "132"]),
         (lambda q: ops.sa(q, q, q, Band(1, 1), bias=torch.zeros(2, 4)), ["bias", "(2, 3)", "(2, 4)"]),
         (lambda q: ops.sa(q, q, q, Band(1, None), bias=torch.zeros(2, 4)), ["look_back=None"]),
         (lambda q: ops.llsa(q[None], q[None], q[None], Blocks(2, 1)), ["llsa: q", "3 rows", "5"]),

@@ -106,8 +106,9 @@ def test_full_disk_gives_one_line_and_leaves_the_last_whole_checkpoint(trainer):
         ({"model__attention_dropout": 0.1}, "attention_dropout must be 0 for llsa"),
         ({"task__data": "nowhere"}, "task.data=nowhere is not a folder"),
         ({"task__min_sample_size": 90000}, "there is nothing to train on"),
+        ({"checkpoint__finetune_from_model": "nowhere.pt"}, "checkpoint.finetune_from_model=nowhere.pt does not exist"),
     ],
-    ids=["mixer", "look-ahead", "attention dropout", "data", "nothing long enough"],
+    ids=["mixer", "look-ahead", "attention dropout", "data", "nothing long enough", "first checkpoint"],
 )
 def test_callers_mistake_gives_one_line_before_the_first_update(trainer, overrides, line):
     training = trainer.start(**overrides)

@@ -26,7 +26,7 @@ case "$*" in
 esac
 """
 TOOLS = ["bash", "sh", "cat", "cp", "cut", "dirname", "env", "flock", "grep", "head", "mkdir", "mv", "rm"]
-TOOLS += ["sed", "sha256sum", "sleep", "touch"]
+TOOLS += ["find", "sed", "sha256sum", "sleep", "sort", "touch"]
 
 
 @pytest.fixture
@@ -34,7 +34,8 @@ def checkout(tmp_path, repository) -> Iterator[Path]:
     """The set-up script, the lock file and a stand-in Python in a folder whose name has a space."""
     folder = tmp_path / "a checkout"
     (folder / ".ci").mkdir(parents=True)
-    for name in (".ci/setup", "requirements.lock", "pyproject.toml", "setup.py"):
+    (folder / "csrc").mkdir()
+    for name in (".ci/setup", "requirements.lock", "pyproject.toml", "setup.py", "csrc/sa.cpp"):
         shutil.copy(repository / name, folder / name)
     (folder / "python3.11").write_text(STAND_IN)
     (folder / "python3.11").chmod(0o755)
@@ -137,7 +138,7 @@ def test_two_at_once_make_one_environment(checkout):
 
 @pytest.mark.parametrize(
     ("changed", "made"),
-    [("requirements.lock", 2), ("pyproject.toml", 1), ("setup.py", 1)],
+    [("requirements.lock", 2), ("pyproject.toml", 1), ("setup.py", 1), ("csrc/sa.cpp", 1)],
     ids=["a new lock: all again", "new metadata: the project alone", "a new setup.py: the project alone"],
 )
 def test_what_changed_is_installed_again(checkout, changed, made):

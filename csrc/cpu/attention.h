@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// One call of an operation as plain data, and the kernels that compute it: what the torch binding and the
+// kernels share.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../common/reach.h"
+
+namespace headrace {
+
+enum class Element : int { kFloat32, kFloat64, kFloat16, kBFloat16 };
+
+struct Strides {
+    int64_t item, head, block, row;  // in elements; features have stride 1
+};
+
+template <typename Data>
+struct View {
+    Data* data;
+    Strides strides;
+};
+
+// q, k, v: [items, heads, blocks, reach.rows, features]; a band has one row a block.
+struct Attention {
+    int64_t items, heads, blocks, features;
+    Reach reach;
+    Element element;
+    const int64_t* lengths;  // frames of each item, clamped here; null: all
+    const void* bias;        // [heads, reach.num_offsets()] of the compute type; null: none
+    View<const void> q, k, v;
+
+    HEADRACE_BOTH int64_t frames() const { return blocks * reach.hop; }
+    HEADRACE_BOTH int64_t length(int64_t item) const {
+        if (lengths == nullptr) return frames();
+        const int64_t given = lengths[item] < 0 ? 0 : lengths[item];
+        return given < frames() ? given : frames();
+    }
+};
+
+struct Forward {
+    Attention of;
+    View<void> y;
+    void* log_sums;  // [items, heads, blocks, rows] of the compute type: log of the softmax's denominator
+};
+
+// A segment is a run of blocks that one task walks along. Keys near a border between segments get gradients
+// from both sides: each side's sums go to `borders`, and are added in a second pass, so that no order depends
+// on threads.
+struct Segments {
+    int64_t count, blocks_each;
+    int64_t before, after;  // frames before and after a border whose keys both sides see
+};
+
+struct Backward {
+    Attention of;
+    View<const void> grad_y;
+    const void* log_sums;
+    View<void> grad_q, grad_k, grad_v;
+    Segments segments;
+    void* borders;  // [items, heads, segments - 1, side, key or value, before + after, features], zeroed
+    void* grad_bias_parts;  // [items, heads, segments, num_offsets], zeroed; null: none
+};
+
+// Tasks are independent; a task's result does not depend on which thread runs it.
+struct Kernels {
+    const char* name;
+    int64_t (*forward_tasks)(const Forward&);
+    size_t (*forward_scratch_bytes)(const Forward&);
+    void (*forward)(const Forward&, int64_t first_task, int64_t end_task, void* scratch);
+    size_t (*backward_scratch_bytes)(const Backward&);
+    void (*backward)(const Backward&, int64_t first_task, int64_t end_task,
+                     void* scratch);  // items * heads * segments
+    void (*add_borders)(const Backward&, int64_t first_task,
+                        int64_t end_task);  // items * heads * (segments - 1)
+};
+
+// The fastest kernels that this machine can run; HEADRACE_CPU=avx512|avx2|baseline asks for one.
+const Kernels& kernels();
+
+}  // namespace headrace

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0
+// Backward of one segment: a walk along its blocks, with the sums of the keys in sight in a window that moves
+// along.
+#pragma once
+
+#include "head.h"
+
+namespace headrace::HEADRACE_ISA {
+namespace {  // one copy for each instruction set: see vector.h
+
+template <typename Real>
+struct BackwardScratch {
+    Packed<Real> keys, values, own_keys, own_values;
+    Real *key_sums, *value_sums;          // [window, padded]: dK and dV of the final rows in sight
+    Real *own_key_sums, *own_value_sums;  // [rows, padded]: of the block's own rows
+    Real *queries, *grads, *weights, *products, *query_sums;
+    int64_t stride, window;
+    size_t bytes;
+
+    BackwardScratch(const Attention& of, void* memory) {
+        Arena arena(memory);
+        const int64_t padded = round_up(of.features, kLanes<Real>), rows = of.reach.rows;
+        window = largest_window(of.reach, of.blocks, of.frames()) + of.reach.hop;
+        keys = Packed<Real>::take(arena, window, padded);
+        values = Packed<Real>::take(arena, window, padded);
+        own_keys = Packed<Real>::take(arena, rows, padded);
+        own_values = Packed<Real>::take(arena, rows, padded);
+        key_sums = arena.take<Real>(window * padded);
+        value_sums = arena.take<Real>(window * padded);
+        own_key_sums = arena.take<Real>(rows * padded);
+        own_value_sums = arena.take<Real>(rows * padded);
+        stride = round_up(window + rows, kLanes<Real>) + 2 * kLanes<Real>;
+        queries = arena.take<Real>(kBackwardUnit * padded);
+        grads = arena.take<Real>(kBackwardUnit * padded);
+        weights = arena.take<Real>(kBackwardUnit * stride);
+        products = arena.take<Real>(kBackwardUnit * stride);
+        query_sums = arena.take<Real>(kBackwardUnit * padded);
+        bytes = arena.used();
+    }
+};
+
+// One task of backward: the blocks of one segment of one head.
+template <typename Element>
+class Walk {
+  public:
+    using Real = typename ComputeType<Element>::Type;
+
+    Walk(const Backward& call, int64_t item, int64_t head, int64_t segment, BackwardScratch<Real>& scratch)
+        : call_(call),
+          of_(call.of),
+          reach_(call.of.reach),
+          item_(item),
+          head_number_(head),
+          segment_(segment),
+          head_(call.of, item, head),
+          scratch_(scratch) {
+        if (call.grad_bias_parts != nullptr) {
+            grad_bias_ = static_cast<Real*>(call.grad_bias_parts) +
+                         ((item * of_.heads + head) * call.segments.count + segment) * reach_.num_offsets();
+        }
+    }
+
+    void run() {
+        const int64_t tile = blocks_of_tile(reach_);
+        const int64_t first = segment_ * call_.segments.blocks_each;
+        const int64_t end = minimum(first + call_.segments.blocks_each, of_.blocks);
+        const View<void> grads[] = {call_.grad_q, call_.grad_k, call_.grad_v};
+        for (const View<void>& grad : grads)
+            clear_padding<Element>(of_, grad, item_, head_number_, first, end);
+        const int64_t end_valid = minimum(end, (head_.length() + reach_.hop - 1) / reach_.hop);
+        sums_ = Window{minimum(reach_.first(first, 0), head_.length()), 0};
+        sums_.end = sums_.begin;
+        for (int64_t b = first; b < end_valid; b += tile) visit_tile(b, minimum(b + tile, end_valid));
+        flush(sums_.end);
+    }
+
+  private:
+    void visit_tile(int64_t first, int64_t end) {
+        const int64_t padded = head_.padded(), length = head_.length();
+        window_ = window_of(reach_, first, end, length);
+        flush(window_.begin);
+        open(maximum(window_.end, reach_.is_band ? 0 : minimum(end * reach_.hop, length)));
+        head_.pack_final(of_.k, window_, scratch_.keys.rows);
+        transpose_rows(scratch_.keys.rows, padded, window_.size(), padded, scratch_.keys.columns,
+                       scratch_.keys.stride);
+        head_.pack_final(of_.v, window_, scratch_.values.rows);
+        transpose_rows(scratch_.values.rows, padded, window_.size(), padded, scratch_.values.columns,
+                       scratch_.values.stride);
+        for_units(
+            reach_, first, end, length, kBackwardUnit, [&](int64_t block) { begin_block(block); },
+            [&](const Unit& unit) { visit(unit); }, [&](int64_t block) { end_block(block); });
+    }
+
+    void begin_block(int64_t block) {
+        const int64_t padded = head_.padded();
+        const int64_t count = head_.pack_own(of_.k, block, scratch_.own_keys.rows);
+        transpose_rows(scratch_.own_keys.rows, padded, count, padded, scratch_.own_keys.columns,
+                       scratch_.own_keys.stride);
+        head_.pack_own(of_.v, block, scratch_.own_values.rows);
+        transpose_rows(scratch_.own_values.rows, padded, count, padded, scratch_.own_values.columns,
+                       scratch_.own_values.stride);
+        memset(scratch_.own_key_sums, 0, static_cast<size_t>(count * padded) * sizeof(Real));
+        memset(scratch_.own_value_sums, 0, static_cast<size_t>(count * padded) * sizeof(Real));
+    }
+
+    void visit(const Unit& unit) {
+        const int64_t padded = head_.padded(), stride = scratch_.stride;
+        head_.pack_unit(of_.q, unit, scratch_.queries, head_.scale());
+        head_.pack_unit(call_.grad_y, unit, scratch_.grads, Real(1));
+        head_.times_keys(unit, scratch_.queries, scratch_.keys, window_, scratch_.own_keys, scratch_.weights,
+                         stride);
+        head_.times_keys(unit, scratch_.grads, scratch_.values, window_, scratch_.own_values,
+                         scratch_.products, stride);
+        for (int64_t i = 0; i < unit.count; ++i) {
+            Real* weights = scratch_.weights + i * stride;
+            head_.weights(unit, i, static_cast<const Real*>(call_.log_sums)[head_.flat_row(unit, i)],
+                          weights);
+            grad_of_scores(unit, i, weights, scratch_.products + i * stride);
+        }
+        head_.times_rows(unit, scratch_.products, stride, scratch_.keys, window_, scratch_.own_keys,
+                         scratch_.query_sums);
+        for (int64_t i = 0; i < unit.count; ++i) {
+            write_row(scratch_.query_sums + i * padded,
+                      head_.template unit_row<Element>(call_.grad_q, unit, i), of_.features, head_.scale());
+        }
+        add_to_keys(unit, scratch_.products, scratch_.queries, scratch_.key_sums, scratch_.own_key_sums);
+        add_to_keys(unit, scratch_.weights, scratch_.grads, scratch_.value_sums, scratch_.own_value_sums);
+    }
+
+    // dP -> dS = P (dP - sum(P dP)), in place; P is 0 outside the row's frames, and what stands there in dP
+    // may be anything.
+    void grad_of_scores(const Unit& unit, int64_t i, const Real* weights, Real* products) {
+        const Vec<Real> nothing{};
+        Vec<Real> total{};
+        for (int64_t c = 0; c < unit.keys(); c += kLanes<Real>) {
+            const Vec<Real> p = load(weights + c);
+            total += p > nothing ? p * load(products + c) : nothing;
+        }
+        const Real mean = sum<Real>(total);
+        for (int64_t c = 0; c < unit.keys(); c += kLanes<Real>) {
+            const Vec<Real> p = load(weights + c);
+            store(products + c, p > nothing ? p * (load(products + c) - mean) : nothing);
+        }
+        if (grad_bias_ == nullptr) return;
+        Real* grad = grad_bias_ - (unit.frame + i) - reach_.lowest_offset();
+        const int64_t first = first_of(reach_, unit, i), end = end_of(reach_, unit, i, head_.length());
+        for (int64_t s = first; s < end; ++s) grad[s] += products[s - unit.first];
+    }
+
+    // sums of frame s += weights[i, s] rows[i], over the rows i of the unit.
+    void add_to_keys(const Unit& unit, const Real* weights, const Real* rows, Real* final_sums,
+                     Real* own_sums) {
+        const int64_t padded = head_.padded(), stride = scratch_.stride;
+        product<Real>({weights, 1, stride}, {rows, padded},
+                      {final_sums + (unit.first - sums_.begin) * padded, padded},
+                      maximum(0, unit.final_keys()), padded, unit.count, true);
+        product<Real>({weights + unit.final_keys(), 1, stride}, {rows, padded},
+                      {own_sums + (unit.own_keys() > 0 ? head_.own_offset(unit) : 0) * padded, padded},
+                      unit.own_keys(), padded, unit.count, true);
+    }
+
+    // The block's provisional rows are whole; its final ones go on gathering from later blocks.
+    void end_block(int64_t block) {
+        const int64_t padded = head_.padded();
+        const int64_t count = minimum(reach_.rows, head_.length() - reach_.frame(block, 0));
+        for (int64_t r = 0; r < count; ++r) {
+            if (r < reach_.hop) {
+                const int64_t at = (reach_.frame(block, r) - sums_.begin) * padded;
+                for (int64_t d = 0; d < padded; ++d) {
+                    scratch_.key_sums[at + d] += scratch_.own_key_sums[r * padded + d];
+                    scratch_.value_sums[at + d] += scratch_.own_value_sums[r * padded + d];
+                }
+            } else {
+                write_row(scratch_.own_key_sums + r * padded,
+                          row_of<Element>(call_.grad_k, item_, head_number_, block, r), of_.features,
+                          Real(1));
+                write_row(scratch_.own_value_sums + r * padded,
+                          row_of<Element>(call_.grad_v, item_, head_number_, block, r), of_.features,
+                          Real(1));
+            }
+        }
+    }
+
+    // Make room, at zero, for the sums of frames up to `end`.
+    void open(int64_t end) {
+        const int64_t padded = head_.padded();
+        if (end <= sums_.end) return;
+        const size_t bytes = static_cast<size_t>((end - sums_.end) * padded) * sizeof(Real);
+        memset(scratch_.key_sums + sums_.size() * padded, 0, bytes);
+        memset(scratch_.value_sums + sums_.size() * padded, 0, bytes);
+        sums_.end = end;
+    }
+
+    // No later row sees frames before `until`: hand out their sums, and move the others to the front.
+    void flush(int64_t until) {
+        const int64_t padded = head_.padded();
+        until = minimum(until, sums_.end);
+        for (int64_t s = sums_.begin; s < until; ++s) {
+            const int64_t at = (s - sums_.begin) * padded;
+            hand_out(s, scratch_.key_sums + at, call_.grad_k, 0);
+            hand_out(s, scratch_.value_sums + at, call_.grad_v, 1);
+        }
+        if (until <= sums_.begin) return;
+        const int64_t left = sums_.end - until;
+        const size_t bytes = static_cast<size_t>(left * padded) * sizeof(Real);
+        memmove(scratch_.key_sums, scratch_.key_sums + (until - sums_.begin) * padded, bytes);
+        memmove(scratch_.value_sums, scratch_.value_sums + (until - sums_.begin) * padded, bytes);
+        sums_.begin = until;
+    }
+
+    void hand_out(int64_t s, const Real* sums, const View<void>& grad, int64_t which) {
+        const int64_t each = call_.segments.blocks_each * reach_.hop;
+        for (int64_t border = maximum(0, segment_ - 1); border <= minimum(segment_, call_.segments.count - 2);
+             ++border) {
+            const int64_t offset = s - ((border + 1) * each - call_.segments.before);
+            if (offset < 0 || offset >= call_.segments.before + call_.segments.after) continue;
+            const int64_t side = segment_ == border ? 0 : 1;
+            Real* to = border_row<Real>(call_, item_, head_number_, border, side, which, offset);
+            memcpy(to, sums, static_cast<size_t>(of_.features) * sizeof(Real));
+            return;
+        }
+        write_row(sums, row_of<Element>(grad, item_, head_number_, s / reach_.hop, s % reach_.hop),
+                  of_.features, Real(1));
+    }
+
+  public:
+    template <typename Number>
+    static Number* border_row(const Backward& call, int64_t item, int64_t head, int64_t border, int64_t side,
+                              int64_t which, int64_t offset) {
+        const int64_t size = call.segments.before + call.segments.after;
+        const int64_t at =
+            (((item * call.of.heads + head) * (call.segments.count - 1) + border) * 2 + side) * 2 + which;
+        return static_cast<Number*>(call.borders) + (at * size + offset) * call.of.features;
+    }
+
+  private:
+    const Backward& call_;
+    const Attention& of_;
+    const Reach& reach_;
+    int64_t item_, head_number_, segment_;
+    Head<Element> head_;
+    BackwardScratch<Real>& scratch_;
+    Window window_{0, 0};  // frames whose keys and values are packed
+    Window sums_{0, 0};    // frames whose sums are kept
+    Real* grad_bias_ = nullptr;
+};
+
+template <typename Element>
+void backward_of(const Backward& call, int64_t first_task, int64_t end_task, void* memory) {
+    BackwardScratch<typename ComputeType<Element>::Type> scratch(call.of, memory);
+    for (int64_t task = first_task; task < end_task; ++task) {
+        const int64_t head = task / call.segments.count;
+        Walk<Element>(call, head / call.of.heads, head % call.of.heads, task % call.segments.count, scratch)
+            .run();
+    }
+}
+
+template <typename Element>
+void add_borders_of(const Backward& call, int64_t first_task, int64_t end_task) {
+    using Real = typename ComputeType<Element>::Type;
+    const Segments& segments = call.segments;
+    const int64_t borders = segments.count - 1, hop = call.of.reach.hop;
+    for (int64_t task = first_task; task < end_task; ++task) {
+        const int64_t item = task / borders / call.of.heads, head = task / borders % call.of.heads,
+                      border = task % borders;
+        const int64_t from = (border + 1) * segments.blocks_each * hop - segments.before;
+        for (int64_t offset = 0; offset < segments.before + segments.after; ++offset) {
+            const int64_t s = from + offset;
+            if (s < 0 || s >= call.of.length(item)) continue;
+            for (int64_t which = 0; which < 2; ++which) {
+                Real* left =
+                    Walk<Element>::template border_row<Real>(call, item, head, border, 0, which, offset);
+                const Real* right =
+                    Walk<Element>::template border_row<Real>(call, item, head, border, 1, which, offset);
+                for (int64_t d = 0; d < call.of.features; ++d) left[d] += right[d];
+                const View<void>& grad = which == 0 ? call.grad_k : call.grad_v;
+                write_row(left, row_of<Element>(grad, item, head, s / hop, s % hop), call.of.features,
+                          Real(1));
+            }
+        }
+    }
+}
+
+}  // namespace
+}  // namespace headrace::HEADRACE_ISA

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// Forward of one tile: scores of a unit, their softmax in one go, and the weighted sum of the values.
+#pragma once
+
+#include "head.h"
+
+extern "C" double log(double);
+
+namespace headrace::HEADRACE_ISA {
+namespace {  // one copy for each instruction set: see vector.h
+
+template <typename Real>
+struct ForwardScratch {
+    Packed<Real> keys, values, own_keys, own_values;
+    Real *queries, *scores, *sums;
+    int64_t stride;  // of a row of scores
+    size_t bytes;
+
+    ForwardScratch(const Attention& of, void* memory) {
+        Arena arena(memory);
+        const int64_t padded = round_up(of.features, kLanes<Real>);
+        const int64_t window = largest_window(of.reach, of.blocks, of.frames());
+        keys = Packed<Real>::take(arena, window, padded);
+        values = Packed<Real>::take(arena, window, padded);
+        own_keys = Packed<Real>::take(arena, of.reach.rows, padded);
+        own_values = Packed<Real>::take(arena, of.reach.rows, padded);
+        stride = round_up(window + of.reach.rows, kLanes<Real>) + 2 * kLanes<Real>;
+        queries = arena.take<Real>(kForwardUnit * padded);
+        scores = arena.take<Real>(kForwardUnit * stride);
+        sums = arena.take<Real>(kForwardUnit * padded);
+        bytes = arena.used();
+    }
+};
+
+template <typename Real>
+void clear_log_sums(const Forward& call, int64_t item, int64_t head, int64_t first, int64_t end) {
+    const int64_t rows = call.of.reach.rows, length = call.of.length(item);
+    Real* log_sums =
+        static_cast<Real*>(call.log_sums) + (item * call.of.heads + head) * call.of.blocks * rows;
+    for (int64_t b = first; b < end; ++b) {
+        for (int64_t r = 0; r < rows; ++r) {
+            if (call.of.reach.frame(b, r) >= length) log_sums[b * rows + r] = 0;
+        }
+    }
+}
+
+template <typename Element>
+void forward_tile(const Forward& call, int64_t item, int64_t head_number, int64_t first, int64_t end,
+                  ForwardScratch<typename ComputeType<Element>::Type>& scratch) {
+    using Real = typename ComputeType<Element>::Type;
+    const Attention& of = call.of;
+    const Head<Element> head(of, item, head_number);
+    const int64_t length = head.length(), padded = head.padded();
+    const Window window = window_of(of.reach, first, end, length);
+
+    clear_padding<Element>(of, call.y, item, head_number, first, end);
+    clear_log_sums<Real>(call, item, head_number, first, end);
+    head.pack_final(of.k, window, scratch.keys.rows);
+    transpose_rows(scratch.keys.rows, padded, window.size(), padded, scratch.keys.columns,
+                   scratch.keys.stride);
+    head.pack_final(of.v, window, scratch.values.rows);
+
+    for_units(
+        of.reach, first, end, length, kForwardUnit,
+        [&](int64_t block) {
+            const int64_t count = head.pack_own(of.k, block, scratch.own_keys.rows);
+            transpose_rows(scratch.own_keys.rows, padded, count, padded, scratch.own_keys.columns,
+                           scratch.own_keys.stride);
+            head.pack_own(of.v, block, scratch.own_values.rows);
+        },
+        [&](const Unit& unit) {
+            head.pack_unit(of.q, unit, scratch.queries, head.scale());
+            head.times_keys(unit, scratch.queries, scratch.keys, window, scratch.own_keys, scratch.scores,
+                            scratch.stride);
+            Real inverse[kForwardUnit];
+            for (int64_t i = 0; i < unit.count; ++i) {
+                Real most;
+                const Real total = head.exponentials(unit, i, scratch.scores + i * scratch.stride, &most);
+                inverse[i] = 1 / total;
+                static_cast<Real*>(call.log_sums)[head.flat_row(unit, i)] =
+                    most + static_cast<Real>(log(static_cast<double>(total)));
+            }
+            head.times_rows(unit, scratch.scores, scratch.stride, scratch.values, window, scratch.own_values,
+                            scratch.sums);
+            for (int64_t i = 0; i < unit.count; ++i) {
+                write_row(scratch.sums + i * padded, head.template unit_row<Element>(call.y, unit, i),
+                          of.features, inverse[i]);
+            }
+        },
+        [](int64_t) {});
+}
+
+int64_t tiles_of(const Attention& of) {
+    const int64_t tile = blocks_of_tile(of.reach);
+    return (of.blocks + tile - 1) / tile;
+}
+
+template <typename Element>
+void forward_of(const Forward& call, int64_t first_task, int64_t end_task, void* memory) {
+    ForwardScratch<typename ComputeType<Element>::Type> scratch(call.of, memory);
+    const int64_t tiles = tiles_of(call.of), tile = blocks_of_tile(call.of.reach);
+    for (int64_t task = first_task; task < end_task; ++task) {
+        const int64_t head = task / tiles, first = task % tiles * tile;
+        forward_tile<Element>(call, head / call.of.heads, head % call.of.heads, first,
+                              minimum(first + tile, call.of.blocks), scratch);
+    }
+}
+
+}  // namespace
+}  // namespace headrace::HEADRACE_ISA

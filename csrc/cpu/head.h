@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+// One head of one item: its rows, and the products and softmax of a unit of them.
+#pragma once
+
+#include "memory.h"
+
+extern "C" double sqrt(double);
+
+namespace headrace::HEADRACE_ISA {
+namespace {  // one copy for each instruction set: see vector.h
+
+template <typename Element>
+class Head {
+  public:
+    using Real = typename ComputeType<Element>::Type;
+    static constexpr int lanes = kLanes<Real>;
+
+    Head(const Attention& of, int64_t item, int64_t head)
+        : of_(of),
+          reach_(of.reach),
+          item_(item),
+          head_(head),
+          length_(of.length(item)),
+          features_(of.features),
+          padded_(round_up(of.features, lanes)),
+          scale_(static_cast<Real>(1 / sqrt(static_cast<double>(of.features)))) {
+        if (of.bias != nullptr) bias_ = static_cast<const Real*>(of.bias) + head * reach_.num_offsets();
+    }
+
+    int64_t length() const { return length_; }
+    int64_t padded() const { return padded_; }
+    Real scale() const { return scale_; }
+
+    // Rows of frames [window) among the final rows.
+    void pack_final(const View<const void>& view, Window window, Real* to) const {
+        for (int64_t s = window.begin; s < window.end; ++s) {
+            read_row(row_of<Element>(view, item_, head_, s / reach_.hop, s % reach_.hop),
+                     to + (s - window.begin) * padded_, features_, padded_, Real(1));
+        }
+    }
+
+    // The rows of a block that exist; returns how many.
+    int64_t pack_own(const View<const void>& view, int64_t block, Real* to) const {
+        const int64_t count = minimum(reach_.rows, length_ - reach_.frame(block, 0));
+        for (int64_t r = 0; r < count; ++r) {
+            read_row(row_of<Element>(view, item_, head_, block, r), to + r * padded_, features_, padded_,
+                     Real(1));
+        }
+        return count;
+    }
+
+    void pack_unit(const View<const void>& view, const Unit& unit, Real* to, Real factor) const {
+        for (int64_t i = 0; i < unit.count; ++i) {
+            read_row(unit_row<const Element>(view, unit, i), to + i * padded_, features_, padded_, factor);
+        }
+    }
+
+    template <typename Data, typename AnyView>
+    Data* unit_row(const AnyView& view, const Unit& unit, int64_t i) const {
+        return reach_.is_band ? row_of<Element>(view, item_, head_, unit.block + i, 0)
+                              : row_of<Element>(view, item_, head_, unit.block, unit.row + i);
+    }
+
+    // Where row i of a unit stands in a contiguous [items, heads, blocks, rows].
+    int64_t flat_row(const Unit& unit, int64_t i) const {
+        return ((item_ * of_.heads + head_) * of_.blocks + unit.block) * reach_.rows + unit.row + i;
+    }
+
+    // products[i, s - unit.first] = a[i] . (final or own row of frame s), for the rows and keys of a unit.
+    void times_keys(const Unit& unit, const Real* a, const Packed<Real>& finals, Window window,
+                    const Packed<Real>& own, Real* products, int64_t stride) const {
+        const MatrixA<Real> left{a, padded_, 1};
+        if (unit.final_keys() > 0) {
+            product<Real>(left, {finals.columns + (unit.first - window.begin), finals.stride},
+                          {products, stride}, unit.count, unit.final_keys(), features_, false);
+        }
+        if (unit.own_keys() > 0) {
+            product<Real>(left, {own.columns + own_offset(unit), own.stride},
+                          {products + unit.final_keys(), stride}, unit.count, unit.own_keys(), features_,
+                          false);
+        }
+    }
+
+    // sums[i] = sum_s weights[i, s - unit.first] (final or own row of frame s).
+    void times_rows(const Unit& unit, const Real* weights, int64_t stride, const Packed<Real>& finals,
+                    Window window, const Packed<Real>& own, Real* sums) const {
+        product<Real>({weights, stride, 1}, {finals.rows + (unit.first - window.begin) * padded_, padded_},
+                      {sums, padded_}, unit.count, padded_, maximum(0, unit.final_keys()), false);
+        if (unit.own_keys() > 0) {
+            product<Real>({weights + unit.final_keys(), stride, 1},
+                          {own.rows + own_offset(unit) * padded_, padded_}, {sums, padded_}, unit.count,
+                          padded_, unit.own_keys(), true);
+        }
+    }
+
+    // Row of the own block that holds a unit's first own key.
+    int64_t own_offset(const Unit& unit) const { return unit.own - reach_.frame(unit.block, 0); }
+
+    void add_bias(const Unit& unit, int64_t i, int64_t first, int64_t end, Real* scores) const {
+        if (bias_ == nullptr) return;
+        const Real* bias = bias_ - (unit.frame + i) - reach_.lowest_offset();
+        for (int64_t s = first; s < end; ++s) scores[s - unit.first] += bias[s];
+    }
+
+    // Scores -> exp(score - largest) on the frames [first, end) of row i, 0 elsewhere; returns their sum and
+    // the largest.
+    Real exponentials(const Unit& unit, int64_t i, Real* scores, Real* most) const {
+        const int64_t first = first_of(reach_, unit, i), end = end_of(reach_, unit, i, length_);
+        add_bias(unit, i, first, end, scores);
+        const Vec<Real> number = lane_numbers<Real>();
+        const Vec<Real> low = splat<Real>(static_cast<Real>(first - unit.first));
+        const Vec<Real> high = splat<Real>(static_cast<Real>(end - unit.first));
+        const Vec<Real> nothing = splat<Real>(static_cast<Real>(-3e38));
+        Vec<Real> top = nothing;
+        for (int64_t c = 0; c < unit.keys(); c += lanes) {
+            const Vec<Real> column = number + static_cast<Real>(c);
+            Vec<Real> x = load(scores + c);
+            x = (column >= low) & (column < high) ? x : nothing;
+            store(scores + c, x);
+            top = x > top ? x : top;
+        }
+        *most = largest<Real>(top);
+        Vec<Real> total{};
+        for (int64_t c = 0; c < unit.keys(); c += lanes) {
+            const Vec<Real> column = number + static_cast<Real>(c);
+            Vec<Real> x = exponential(load(scores + c) - *most);
+            x = (column >= low) & (column < high) ? x : Vec<Real>{};
+            store(scores + c, x);
+            total += x;
+        }
+        return sum<Real>(total);
+    }
+
+    // Scores -> the softmax's weights, with the log of its denominator known; 0 outside [first, end).
+    void weights(const Unit& unit, int64_t i, Real log_sum, Real* scores) const {
+        const int64_t first = first_of(reach_, unit, i), end = end_of(reach_, unit, i, length_);
+        add_bias(unit, i, first, end, scores);
+        const Vec<Real> number = lane_numbers<Real>();
+        const Vec<Real> low = splat<Real>(static_cast<Real>(first - unit.first));
+        const Vec<Real> high = splat<Real>(static_cast<Real>(end - unit.first));
+        for (int64_t c = 0; c < unit.keys(); c += lanes) {
+            const Vec<Real> column = number + static_cast<Real>(c);
+            const Vec<Real> x = exponential(load(scores + c) - log_sum);
+            store(scores + c, (column >= low) & (column < high) ? x : Vec<Real>{});
+        }
+    }
+
+  private:
+    const Attention& of_;
+    const Reach& reach_;
+    int64_t item_, head_, length_, features_, padded_;
+    Real scale_;
+    const Real* bias_ = nullptr;
+};
+
+}  // namespace
+}  // namespace headrace::HEADRACE_ISA

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "run.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+
+namespace headrace::cpu {
+namespace {
+
+constexpr int64_t kTasksWanted = 64;       // enough for the threads of a large machine
+constexpr int64_t kShortestSegment = 256;  // frames
+
+struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+};
+
+std::unique_ptr<void, Free> allocate(size_t bytes) {
+    const size_t rounded = (bytes + 63) / 64 * 64;
+    void* memory = std::aligned_alloc(64, std::max<size_t>(rounded, 64));
+    STD_TORCH_CHECK(memory != nullptr, "headrace: out of memory for ", bytes, " bytes of scratch.");
+    return std::unique_ptr<void, Free>(memory);
+}
+
+// Depends on shapes alone: the same sums in the same order on any machine with the same instruction set.
+Segments segments_of(const Attention& of) {
+    const Reach& reach = of.reach;
+    Segments segments{1, of.blocks, 0, 0};
+    if (reach.look_back < 0) return segments;
+    segments.before = reach.look_back;
+    segments.after = reach.is_band ? reach.look_ahead : 0;
+    const int64_t shortest = std::max(kShortestSegment, segments.before + segments.after);
+    const int64_t wanted = kTasksWanted / std::max<int64_t>(1, of.items * of.heads);
+    const int64_t count = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, of.frames() / shortest));
+    segments.blocks_each = (of.blocks + count - 1) / count;
+    segments.blocks_each = std::max<int64_t>(1, segments.blocks_each);
+    segments.count = std::max<int64_t>(1, (of.blocks + segments.blocks_each - 1) / segments.blocks_each);
+    return segments;
+}
+
+template <typename Real>
+void add_parts(const Real* parts, Real* sums, const Attention& of, int64_t segments, int64_t offsets) {
+    for (int64_t row = 0; row < of.items * of.heads * segments; ++row) {
+        Real* to = sums + row / segments % of.heads * offsets;
+        for (int64_t i = 0; i < offsets; ++i) to[i] += parts[row * offsets + i];
+    }
+}
+
+// [items, heads, segments, offsets] -> [heads, offsets], in one order whatever the number of threads.
+Tensor add_up(const Tensor& parts, const Attention& of, int64_t segments, int64_t offsets) {
+    Tensor sums = torch::stable::new_zeros(parts, {of.heads, offsets});
+    if (parts.numel() == 0) return sums;
+    if (parts.scalar_type() == ScalarType::Double) {
+        add_parts(static_cast<const double*>(parts.const_data_ptr()),
+                  static_cast<double*>(sums.mutable_data_ptr()), of, segments, offsets);
+    } else {
+        add_parts(static_cast<const float*>(parts.const_data_ptr()),
+                  static_cast<float*>(sums.mutable_data_ptr()), of, segments, offsets);
+    }
+    return sums;
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> forward(const Tensor& q_given, const Tensor& k_given, const Tensor& v_given,
+                                   const OptionalTensor& lengths, const OptionalTensor& bias,
+                                   const Reach& reach) {
+    const Tensor q = with_unit_stride(q_given), k = with_unit_stride(k_given), v = with_unit_stride(v_given);
+    Tensor y = torch::stable::empty_like(q);
+    Tensor log_sums = empty_log_sums(q);
+    if (y.numel() == 0) return {y, log_sums};
+    const Kernels& run = kernels();
+    const Forward call{attention_of(q, k, v, lengths, bias, reach), writing(y), log_sums.mutable_data_ptr()};
+    torch::stable::parallel_for(0, run.forward_tasks(call), 1, [&](int64_t first, int64_t end) {
+        const auto scratch = allocate(run.forward_scratch_bytes(call));
+        run.forward(call, first, end, scratch.get());
+    });
+    return {y, log_sums};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_y_given, const Tensor& q_given,
+                                                    const Tensor& k_given, const Tensor& v_given,
+                                                    const Tensor& log_sums, const OptionalTensor& lengths,
+                                                    const OptionalTensor& bias, const Reach& reach) {
+    const Tensor grad_y = with_unit_stride(grad_y_given);
+    const Tensor q = with_unit_stride(q_given), k = with_unit_stride(k_given), v = with_unit_stride(v_given);
+    Tensor grad_q = torch::stable::empty_like(q), grad_k = torch::stable::empty_like(k);
+    Tensor grad_v = torch::stable::empty_like(v);
+    const int64_t offsets = bias.has_value() ? reach.num_offsets() : 0;
+    const ScalarType compute = compute_type(q);
+    Backward call{attention_of(q, k, v, lengths, bias, reach),
+                  reading(grad_y),
+                  log_sums.const_data_ptr(),
+                  writing(grad_q),
+                  writing(grad_k),
+                  writing(grad_v),
+                  {},
+                  nullptr,
+                  nullptr};
+    call.segments = segments_of(call.of);
+    const int64_t heads = call.of.items * call.of.heads, borders = call.segments.count - 1;
+    Tensor border_sums = torch::stable::new_zeros(
+        q, {heads, borders, 4, call.segments.before + call.segments.after, call.of.features}, compute);
+    Tensor bias_parts =
+        torch::stable::new_zeros(q, {call.of.items, call.of.heads, call.segments.count, offsets}, compute);
+    if (grad_q.numel() > 0) {
+        call.borders = border_sums.mutable_data_ptr();
+        call.grad_bias_parts = offsets > 0 ? bias_parts.mutable_data_ptr() : nullptr;
+        const Kernels& run = kernels();
+        torch::stable::parallel_for(0, heads * call.segments.count, 1, [&](int64_t first, int64_t end) {
+            const auto scratch = allocate(run.backward_scratch_bytes(call));
+            run.backward(call, first, end, scratch.get());
+        });
+        torch::stable::parallel_for(0, heads * borders, 1,
+                                    [&](int64_t first, int64_t end) { run.add_borders(call, first, end); });
+    }
+    return {grad_q, grad_k, grad_v, add_up(bias_parts, call.of, call.segments.count, offsets)};
+}
+
+}  // namespace headrace::cpu

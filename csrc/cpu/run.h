@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// Forward and backward of either operation on the CPU, on torch's own threads.
+#pragma once
+
+#include <tuple>
+
+#include "../tensors.h"
+
+namespace headrace::cpu {
+
+std::tuple<Tensor, Tensor> forward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                   const OptionalTensor& lengths, const OptionalTensor& bias,
+                                   const Reach& reach);
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_y, const Tensor& q, const Tensor& k,
+                                                    const Tensor& v, const Tensor& log_sums,
+                                                    const OptionalTensor& lengths, const OptionalTensor& bias,
+                                                    const Reach& reach);
+
+}  // namespace headrace::cpu

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// From torch's stable tensors to the plain data that kernels take.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+
+#include "cpu/attention.h"
+
+namespace headrace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+// Features side by side, as the kernels read them.
+inline Tensor with_unit_stride(const Tensor& x) {
+    return x.stride(x.dim() - 1) == 1 || x.size(x.dim() - 1) == 1 ? x : torch::stable::contiguous(x);
+}
+
+inline Element element_of(const Tensor& x) {
+    switch (x.scalar_type()) {
+        case ScalarType::Float:
+            return Element::kFloat32;
+        case ScalarType::Double:
+            return Element::kFloat64;
+        case ScalarType::Half:
+            return Element::kFloat16;
+        case ScalarType::BFloat16:
+            return Element::kBFloat16;
+        default:
+            STD_TORCH_CHECK(false, "headrace: expected fp32, fp64, fp16 or bf16 tensors.");
+            return Element::kFloat32;
+    }
+}
+
+// The type that sums, softmax and relative bias are held in.
+inline ScalarType compute_type(const Tensor& x) {
+    return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// [N, H, T, D], or [N, H, P, rows, D].
+inline Strides strides_of(const Tensor& x) {
+    return Strides{x.stride(0), x.stride(1), x.stride(2), x.dim() == 5 ? x.stride(3) : 0};
+}
+
+inline View<const void> reading(const Tensor& x) {
+    return {x.const_data_ptr(), strides_of(x)};
+}
+inline View<void> writing(const Tensor& x) {
+    return {x.mutable_data_ptr(), strides_of(x)};
+}
+
+inline Attention attention_of(const Tensor& q, const Tensor& k, const Tensor& v,
+                              const OptionalTensor& lengths, const OptionalTensor& bias, const Reach& reach) {
+    Attention of{};
+    of.items = q.size(0);
+    of.heads = q.size(1);
+    of.blocks = q.size(2);
+    of.features = q.size(q.dim() - 1);
+    of.reach = reach;
+    of.element = element_of(q);
+    of.lengths = lengths.has_value() ? static_cast<const int64_t*>(lengths->const_data_ptr()) : nullptr;
+    of.bias = bias.has_value() ? bias->const_data_ptr() : nullptr;
+    of.q = reading(q);
+    of.k = reading(k);
+    of.v = reading(v);
+    return of;
+}
+
+// [N, H, P, rows] (a band: [N, H, T]).
+inline Tensor empty_log_sums(const Tensor& q) {
+    const auto sizes = q.sizes();
+    return torch::stable::new_empty(q, {sizes.begin(), sizes.size() - 1}, compute_type(q));
+}
+
+}  // namespace headrace

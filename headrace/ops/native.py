@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load the kernels built from csrc/, and say why when they are not there.
+
+``headrace/_C.so`` is built by setup.py; it holds no Python symbol, so one file serves every Python and every torch from
+2.11 on. ``headrace/native_build.json``, written beside it, says how it was built or why it was not.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headrace.reach import Band, Blocks
+
+FOLDER = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether the native kernels can be called, on which kinds of devices, and why or why not."""
+
+    is_loaded: bool
+    reason: str
+    devices: tuple[str, ...] = ()
+    cpu_instruction_set: str | None = None
+    build: dict[str, Any] = field(default_factory=dict)
+
+
+def load(folder: Path = FOLDER) -> Status:
+    """Load ``_C.so`` from ``folder`` and tell torch about its operations; never raises."""
+    library, build = folder / "_C.so", _build_record(folder)
+    if not library.exists():
+        return Status(False, build.get("reason", f"{library.name} was never built; pip install builds it"), build=build)
+    try:
+        torch.ops.load_library(library)
+        _register()
+    except (OSError, RuntimeError, AttributeError) as error:
+        reason = f"{library.name} does not load under torch {torch.__version__}: {str(error).splitlines()[0]}"
+        return Status(False, reason, build=build)
+    names = torch.ops.headrace
+    has_cuda = bool(names.has_cuda_kernels()) and torch.version.cuda is not None
+    devices = ("cpu", "cuda") if has_cuda else ("cpu",)
+    return Status(True, f"{library.name} is loaded", devices, names.cpu_instruction_set(), build)
+
+
+def _build_record(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "native_build.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+# ---- what torch must know of the operations: shapes without data, and gradients ----
+
+
+def _register() -> None:
+    for name, num_reach_arguments in (("sa", 2), ("llsa", 4)):
+        forward, backward = f"headrace::{name}", f"headrace::{name}_backward"
+        torch.library.register_fake(forward, _fake_forward)
+        torch.library.register_fake(backward, _fake_backward)
+        grads = _gradient(getattr(torch.ops.headrace, f"{name}_backward"), num_reach_arguments)
+        torch.library.register_autograd(forward, grads, setup_context=_save)
+        torch.library.register_autograd(backward, _no_second_gradient(name))
+
+
+def _compute_type(q: torch.Tensor) -> torch.dtype:
+    return torch.float64 if q.dtype == torch.float64 else torch.float32
+
+
+def _fake_forward(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Any, bias: Any, *reach: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=_compute_type(q))
+
+
+def _fake_backward(
+    grad_y: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    log_sums: torch.Tensor,
+    lengths: Any,
+    bias: torch.Tensor | None,
+    *reach: Any,
+) -> tuple[torch.Tensor, ...]:
+    grad_bias = q.new_empty((q.shape[1], 0 if bias is None else bias.shape[1]), dtype=_compute_type(q))
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), grad_bias
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    q, k, v, lengths, bias, *ctx.reach = inputs
+    ctx.save_for_backward(q, k, v, output[1], lengths, bias)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _gradient(operation: Any, num_reach_arguments: int) -> Any:
+    def backward(ctx: Any, grad_y: torch.Tensor | None, _: Any) -> tuple[torch.Tensor | None, ...]:
+        if grad_y is None:
+            return (None,) * (5 + num_reach_arguments)
+        q, k, v, log_sums, lengths, bias = ctx.saved_tensors
+        *grads, grad_bias = operation(grad_y, q, k, v, log_sums, lengths, bias, *ctx.reach)
+        return *grads, None, None if bias is None else grad_bias, *(None,) * num_reach_arguments
+
+    return backward
+
+
+def _no_second_gradient(name: str) -> Any:
+    def backward(ctx: Any, *_: Any) -> None:
+        raise RuntimeError(f"headrace.ops.{name} has no second gradient; headrace.ops.reference.{name} has.")
+
+    return backward
+
+
+def sa(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    band: Band,
+    lengths: torch.Tensor | None,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """``headrace.ops.sa`` by the kernels, with arguments that were checked there."""
+    return torch.ops.headrace.sa(q, k, v, lengths, _as_computed(bias, q), band.look_ahead, _number(band.look_back))[0]
+
+
+def llsa(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    blocks: Blocks,
+    lengths: torch.Tensor | None,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """``headrace.ops.llsa`` by the kernels, with arguments that were checked there."""
+    reach = (blocks.look_ahead, _number(blocks.look_back), blocks.hop, blocks.per_block)
+    return torch.ops.headrace.llsa(q, k, v, lengths, _as_computed(bias, q), *reach)[0]
+
+
+def _number(look_back: int | None) -> int:
+    return -1 if look_back is None else look_back
+
+
+def _as_computed(bias: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor | None:
+    return None if bias is None else bias.to(_compute_type(q)).contiguous()
+
+
+STATUS = load()
+"""Of this process: the kernels are loaded when headrace.ops is imported."""

@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The native kernels against the definition in float64, on memory full of NaN, and what torch asks of operations."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from covering_array import covering_array
+from headrace import ops
+from headrace.ops import native, reference
+from headrace.ops.layout import lay_out, num_blocks
+from headrace.reach import Band, Blocks
+
+pytestmark = pytest.mark.skipif(not native.STATUS.is_loaded, reason=native.STATUS.reason)
+
+HEADS = 2
+LONGEST_LITERAL = 97  # frames; the definition's loops over more are slow, and run in `make test-all`
+FORWARD, BACKWARD = 2e-6, 1e-5  # relative error in fp32
+FLOOR = {torch.bfloat16: 2.0**-11, torch.float16: 2.0**-14}  # an eighth of a rounding error
+
+PARAMETERS = {
+    "T": [0, 1, 2, "A", "B", "A+B", "A+B+1", 63, 64, 65, 97, 333, 1500],
+    "A": [0, 1, 3, 8, 16],
+    "B": [0, 1, 3, 8, 64, 120, "T+5", None],
+    "D": [16, 32, 64, 80, 128],
+    "dtype": [torch.float32, torch.float64, torch.bfloat16, torch.float16],
+    "memory": ["contiguous", "heads inside", "every other", "expanded"],
+    "lengths": ["whole", "ragged", "on the edge"],
+    "items": [0, 1, 3],
+    "bias": [False, True],
+}
+CASES = {
+    "sa": covering_array(PARAMETERS),
+    "llsa": covering_array({**PARAMETERS, "hop": [1, 2, 8, 16], "per_block": [False, True]}, seed=1),
+}
+
+
+def resolve(case):
+    """T and B may be written in terms of the others."""
+    ahead, back, frames = case["A"], case["B"], case["T"]
+    known_back = back if isinstance(back, int) else 7
+    known = {"A": ahead, "B": known_back, "A+B": ahead + known_back, "A+B+1": ahead + known_back + 1}
+    frames = known.get(frames, frames)
+    return frames, ahead, frames + 5 if back == "T+5" else back
+
+
+def tensor_in_memory(shape, dtype, memory):
+    """Random numbers [N, H, ..., D]; unit stride in D, whatever else."""
+    if memory == "heads inside":
+        return torch.randn(shape[0], *shape[2:-1], shape[1], shape[-1]).to(dtype).movedim(-2, 1)
+    if memory == "every other":
+        return torch.randn(*shape[:2], 2 * shape[2], *shape[3:]).to(dtype)[:, :, ::2]
+    if memory == "expanded":
+        return torch.randn(1, 1, *shape[2:]).to(dtype).expand(shape)
+    return torch.randn(shape).to(dtype)
+
+
+class Problem:
+    """One case: the inputs, and the outputs and gradients that anyone makes of them."""
+
+    def __init__(self, op, case):
+        frames, ahead, back = resolve(case)
+        self.op, self.dtype = op, case["dtype"]
+        self.reach = Band(ahead, back) if op == "sa" else Blocks(ahead, back, case["hop"], case["per_block"])
+        shape = (case["items"], HEADS, frames, case["D"])
+        if op == "llsa":
+            shape = (*shape[:2], num_blocks(frames, self.reach), self.reach.rows, case["D"])
+        self.inputs = [tensor_in_memory(shape, self.dtype, case["memory"]) for _ in range(4)]
+        edge = max(frames - 1, 0) if case["lengths"] == "on the edge" else None
+        draw = torch.randint(0, frames + 1, (case["items"],)) if edge is None else torch.full((case["items"],), edge)
+        self.lengths = None if case["lengths"] == "whole" else draw
+        self.bias = None
+        if case["bias"] and back is not None:
+            lowest, highest = self.reach.offsets()
+            self.bias = torch.randn(HEADS, highest - lowest + 1)
+        self.frames = frames
+
+    def run(self, call, dtype=None):
+        """y and the gradients of q, k, v and bias, in float64."""
+        *qkv, grad = [x.to(dtype or x.dtype) for x in self.inputs]
+        leaves = [x.detach().requires_grad_() for x in qkv]
+        if self.bias is not None:
+            leaves.append(self.bias.to(torch.promote_types(dtype or self.dtype, torch.float32)).requires_grad_())
+        y = call(*leaves[:3], self.reach, self.lengths, leaves[3] if self.bias is not None else None)
+        if not y.requires_grad:  # the literal definition of nothing has no graph
+            return [y.double(), *(torch.zeros_like(x).double() for x in leaves)]
+        grads = torch.autograd.grad(y, leaves, grad, allow_unused=True)
+        return [
+            y.detach().double(),
+            *(torch.zeros_like(x) if g is None else g.double() for g, x in zip(grads, leaves, strict=True)),
+        ]
+
+    def native(self):
+        with ops.backend("native"):
+            return self.run(getattr(ops, self.op))
+
+    def torch(self, dtype=None):
+        with ops.backend("torch"):
+            return self.run(getattr(ops, self.op), dtype)
+
+    def literal(self):
+        return self.run(getattr(reference, self.op), torch.float64)
+
+
+@pytest.fixture
+def poisoned():
+    """Memory that torch hands out is full of NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def relative_errors(got, truth):
+    return [((a - b).norm() / b.norm().clamp_min(1e-30)).item() for a, b in zip(got, truth, strict=True)]
+
+
+def check(problem, truth):
+    errors = relative_errors(problem.native(), truth)
+    if problem.dtype in FLOOR:
+        allowed = [2 * error + FLOOR[problem.dtype] for error in relative_errors(problem.torch(), truth)]
+    else:
+        forward, backward = (1e-12, 1e-12) if problem.dtype == torch.float64 else (FORWARD, BACKWARD)
+        allowed = [forward] + [backward] * (len(errors) - 1)
+    for name, error, most in zip(["y", "q", "k", "v", "bias"], errors, allowed, strict=False):
+        assert error <= most, f"{name}: relative error {error:.2g}, at most {most:.2g}"
+
+
+def name_of(case):
+    words = [f"{k}{str(v).removeprefix('torch.')}" for k, v in case.items() if not isinstance(v, bool)]
+    return "-".join(words + [k for k, v in case.items() if v is True])
+
+
+def each_case(op):
+    return pytest.mark.parametrize("case", CASES[op], ids=name_of)
+
+
+def check_against_the_definition(op, case):
+    torch.manual_seed(len(name_of(case)))
+    problem = Problem(op, case)
+    check(problem, problem.literal() if problem.frames <= LONGEST_LITERAL else problem.torch(torch.float64))
+
+
+@each_case("sa")
+def test_sa_is_the_definition_for_every_pair_of_values(case, poisoned):
+    check_against_the_definition("sa", case)
+
+
+@each_case("llsa")
+def test_llsa_is_the_definition_for_every_pair_of_values(case, poisoned):
+    check_against_the_definition("llsa", case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", ["sa", "llsa"])
+@pytest.mark.parametrize("frames", [333, 1500])
+def test_long_utterances_are_the_literal_loops(op, frames):
+    torch.manual_seed(0)
+    case = {"T": frames, "A": 8, "B": 64, "D": 64, "dtype": torch.float32, "memory": "contiguous", "lengths": "ragged"}
+    problem = Problem(op, {**case, "items": 2, "bias": True, "hop": 1, "per_block": False})
+    check(problem, problem.literal())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 700), st.integers(0, 20), st.none() | st.integers(0, 300), st.integers(1, 9), st.booleans())
+def test_any_reach_is_the_torch_path(frames, ahead, back, hop, per_block):
+    torch.manual_seed(frames)
+    case = {"T": frames, "A": ahead, "B": back, "D": 16, "dtype": torch.float32, "memory": "contiguous"}
+    case |= {"lengths": "ragged", "items": 2, "bias": True, "hop": hop, "per_block": per_block}
+    for op in ("sa", "llsa"):
+        problem = Problem(op, case)
+        check(problem, problem.torch(torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("op", "reach"),
+    [
+        ("sa", Band(8, 64)),
+        ("sa", Band(20, 300)),
+        ("sa", Band(2, None)),
+        ("llsa", Blocks(8, 64)),
+        ("llsa", Blocks(3, 300, 4)),
+        ("llsa", Blocks(0, 64, 16, per_block=True)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("length", [None, 1100, 750, 3], ids=lambda n: f"length {n}")
+def test_bits_are_the_same_twice_and_for_any_number_of_threads(op, reach, length, poisoned):
+    torch.manual_seed(0)
+    shape = (1, 2, 1500, 32) if op == "sa" else (1, 2, num_blocks(1500, reach), reach.rows, 32)
+    q, k, v, grad = (torch.randn(shape) for _ in range(4))
+    lengths = None if length is None else torch.tensor([length])
+    bias = None if reach.look_back is None else torch.randn(2, 1 + reach.offsets()[1] - reach.offsets()[0])
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 2, 3):
+            torch.set_num_threads(threads)
+            leaves = [x.detach().requires_grad_() for x in (q, k, v, *([] if bias is None else [bias]))]
+            y = getattr(ops, op)(*leaves[:3], reach, lengths, None if bias is None else leaves[3])
+            results.append([y, *torch.autograd.grad(y, leaves, grad)])
+    finally:
+        torch.set_num_threads(before)
+    for again in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], again, strict=True))
+    with ops.backend("torch"):
+        exact = [x.detach().double().requires_grad_() for x in (q, k, v, *([] if bias is None else [bias]))]
+        y = getattr(ops, op)(*exact[:3], reach, lengths, None if bias is None else exact[3])
+        truth = [y, *torch.autograd.grad(y, exact, grad.double())]
+    assert max(relative_errors([x.double() for x in results[0]], truth)) <= BACKWARD
+
+
+@pytest.mark.parametrize("biased", [False, True], ids=["plain", "bias"])
+@pytest.mark.parametrize(
+    ("op", "shape", "reach"),
+    [("sa", (2, 2, 7, 4), Band(1, 2)), ("llsa", (2, 2, 3, 4, 4), Blocks(2, 3, 2))],
+    ids=["sa", "llsa"],
+)
+def test_gradcheck(op, shape, reach, biased):
+    torch.manual_seed(0)
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    lowest, highest = reach.offsets()
+    bias = torch.randn(2, highest - lowest + 1, dtype=torch.float64, requires_grad=True) if biased else None
+    lengths = torch.tensor([5, 3])
+    assert torch.autograd.gradcheck(lambda *x: getattr(ops, op)(*x[:3], reach, lengths, *x[3:]), [*inputs, bias])
+
+
+@pytest.mark.parametrize("op", ["sa", "llsa"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_opcheck(op, dtype):
+    shape = (2, 2, 9, 16) if op == "sa" else (2, 2, 5, 4, 16)
+    q, k, v = (torch.randn(shape, dtype=dtype, requires_grad=True) for _ in range(3))
+    reach = (2, 3) if op == "sa" else (2, 3, 2, False)
+    bias = torch.randn(2, 6 if op == "sa" else 7, requires_grad=True)
+    operation = getattr(torch.ops.headrace, op)
+    torch.library.opcheck(operation, (q, k, v, torch.tensor([9, 4]), bias, *reach))
+    torch.library.opcheck(operation, (q, k, v, None, None, *reach))
+
+
+@pytest.mark.parametrize("op", ["sa", "llsa"])
+def test_compiles_whole_for_any_number_of_frames(op):
+    reach = Band(2, 3) if op == "sa" else Blocks(2, 3, 2)
+    function = getattr(ops, op)
+    compiled = torch.compile(
+        lambda q, k, v, lengths: function(q, k, v, reach, lengths).sin(),
+        fullgraph=True,
+        dynamic=True,
+        backend="aot_eager",
+    )
+    for frames in (5, 9, 17):
+        shape = (2, 2, frames, 16) if op == "sa" else (2, 2, frames, 4, 16)
+        inputs = [torch.randn(shape, requires_grad=True) for _ in range(3)]
+        lengths = torch.tensor([frames, 3])
+        got = torch.autograd.grad(compiled(*inputs, lengths).sum(), inputs)
+        expected = torch.autograd.grad(function(*inputs, reach, lengths).sin().sum(), inputs)
+        for a, b in zip(got, expected, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_second_gradient_is_refused_and_not_wrong():
+    q = torch.randn(1, 1, 5, 16, requires_grad=True)
+    with ops.backend("native"):
+        (grad,) = torch.autograd.grad(ops.sa(q, q, q, Band(1, 1)).sum(), q, create_graph=True)
+        with pytest.raises(RuntimeError, match="no second gradient"):
+            grad.sum().backward()
+
+
+def test_autocast_computes_in_its_dtype():
+    q = torch.randn(1, 1, 5, 16, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = ops.sa(q, q, q, Band(1, 1))
+    assert y.dtype == torch.bfloat16
+    y.sum().backward()
+    assert q.grad.dtype == torch.float32
+
+
+def test_result_has_the_strides_of_q_so_that_heads_join_without_a_copy():
+    q = torch.randn(2, 9, 3, 16).movedim(-2, 1)
+    y = ops.sa(q, q, q, Band(1, 1))
+    assert y.stride() == q.stride()
+
+
+def test_first_layer_input_needs_no_copy_of_its_frames():
+    blocks = Blocks(3, 8)
+    frames = torch.randn(1, 2, 40, 16)
+    rows = lay_out(frames, blocks)
+    assert torch.equal(ops.llsa(rows, rows, rows, blocks), ops.llsa(*[rows.contiguous()] * 3, blocks))
+
+
+@pytest.mark.parametrize("name", native.STATUS.build.get("instruction_sets", []))
+def test_every_instruction_set_that_this_machine_has_gives_the_same_to_rounding(name, tmp_path):
+    script = f"""
+import torch
+from headrace import ops
+from headrace.ops import native
+from headrace.reach import Blocks
+if native.STATUS.cpu_instruction_set != {name!r}:
+    raise SystemExit(3)
+torch.manual_seed(0)
+for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+    q, k, v = (torch.randn(2, 2, 90, 9, 80).to(dtype).requires_grad_() for _ in range(3))
+    results = []
+    for name in ("native", "torch"):
+        with ops.backend(name):
+            y = ops.llsa(q, k, v, Blocks(8, 64), torch.tensor([90, 41]))
+        results.append([y, *torch.autograd.grad(y, (q, k, v), torch.ones_like(y))])
+    for a, b in zip(*results):
+        rtol, atol = (2e-2, 1e-2) if dtype.itemsize == 2 else (1e-4, 1e-5)
+        torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
+"""
+    environment = {**os.environ, "HEADRACE_CPU": name}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)
+    if done.returncode == 3:
+        pytest.skip(f"this machine does not run {name}")
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_more_than_2_to_the_31_elements():
+    q = torch.randn(1, 1, 3, 128, dtype=torch.bfloat16).expand(2**31 // (3 * 128) + 2, 1, 3, 128)
+    assert q.numel() > 2**31
+    y = ops.sa(q, q, q, Band(1, 1))
+    assert torch.equal(y[0], y[-1])
+    assert torch.equal(y[-1:], ops.sa(q[:1], q[:1], q[:1], Band(1, 1)))
+
+
+def test_no_function_of_an_instruction_set_can_stand_in_for_another():
+    # A weak symbol in one of these objects might be linked into the others, with instructions that a machine lacks.
+    folder = native.FOLDER.parent / "build" / "native"
+    objects = sorted(folder.glob("attention_*.o"))
+    if not objects:
+        pytest.skip("the objects of the build are not kept here")
+    for path in objects:
+        symbols = subprocess.run(["nm", str(path)], capture_output=True, text=True, check=True).stdout
+        assert not [line for line in symbols.splitlines() if line.split()[-2] in "WVu"], path.name
+
+
+def test_backend_refuses_what_it_does_not_know():
+    with pytest.raises(ValueError, match="one of native, torch, got 'cuda'"), ops.backend("cuda"):
+        pass
+
+
+def test_a_package_without_kernels_says_why(tmp_path):
+    assert "never built" in native.load(tmp_path).reason
+    (tmp_path / "native_build.json").write_text('{"built": false, "reason": "no C++ compiler was found"}')
+    assert native.load(tmp_path).reason == "no C++ compiler was found"
+    (tmp_path / "_C.so").write_bytes(b"not a library")
+    assert "does not load under torch" in native.load(tmp_path).reason
