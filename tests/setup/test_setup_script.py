@@ -139,7 +139,12 @@ def test_two_at_once_make_one_environment(checkout):
 @pytest.mark.parametrize(
     ("changed", "made"),
     [("requirements.lock", 2), ("pyproject.toml", 1), ("setup.py", 1), ("csrc/sa.cpp", 1)],
-    ids=["a new lock: all again", "new metadata: the project alone", "a new setup.py: the project alone"],
+    ids=[
+        "a new lock: all again",
+        "new metadata: the project alone",
+        "a new setup.py: the project alone",
+        "a new kernel: the project alone",
+    ],
 )
 def test_what_changed_is_installed_again(checkout, changed, made):
     run(checkout)
