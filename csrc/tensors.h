@@ -61,6 +61,7 @@ inline Attention attention_of(const Tensor& q, const Tensor& k, const Tensor& v,
     of.items = q.size(0);
     of.heads = q.size(1);
     of.blocks = q.size(2);
+    of.query_rows = q.dim() == 5 ? q.size(3) : 1;
     of.features = q.size(q.dim() - 1);
     of.reach = reach;
     of.element = element_of(q);
@@ -72,7 +73,7 @@ inline Attention attention_of(const Tensor& q, const Tensor& k, const Tensor& v,
     return of;
 }
 
-// [N, H, P, rows] (a band: [N, H, T]).
+// [N, H, P, rows of q] (a band: [N, H, T]).
 inline Tensor empty_log_sums(const Tensor& q) {
     const auto sizes = q.sizes();
     return torch::stable::new_empty(q, {sizes.begin(), sizes.size() - 1}, compute_type(q));

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from headrace.config import EncoderConfig
 from headrace.mixers import MIXERS
+from headrace.ops.layout import lay_out
 from headrace.positions import Rotation
-from headrace.reach import Reach
+from headrace.reach import Blocks, Reach
 
 
 class TransformerBlock(nn.Module):
@@ -27,13 +28,24 @@ class TransformerBlock(nn.Module):
         self.ffn_norm = nn.LayerNorm(config.embed_dim)
 
     def forward(
-        self, x: torch.Tensor, lengths: torch.Tensor | None, reach: Reach, rotation: Rotation | None
+        self,
+        x: torch.Tensor,
+        lengths: torch.Tensor | None,
+        reach: Reach,
+        rotation: Rotation | None,
+        final_only: bool = False,
     ) -> torch.Tensor:
-        """x and the result: [N, T, C], or [N, P, hop+A, C] for ``Blocks``."""
+        """x and the result: [N, T, C], or [N, P, hop+A, C] for ``Blocks``.
+
+        Under ``Blocks`` the first layer takes [N, T, C], in which all rows of a frame are one, and the last layer may
+        give the final rows alone (``final_only``), [N, P, hop, C]: what no one reads is not computed.
+        """
         if self.norm_first:
-            x = x + self._drop(self.mixer(self.mixer_norm(x), lengths, reach, rotation))
+            y = self.mixer(self.mixer_norm(x), lengths, reach, rotation, final_only)
+            x = _residual(x, reach, final_only) + self._drop(y)
             return x + self._drop(self._feed_forward(self.ffn_norm(x)))
-        x = self.mixer_norm(x + self._drop(self.mixer(x, lengths, reach, rotation)))
+        y = self.mixer(x, lengths, reach, rotation, final_only)
+        x = self.mixer_norm(_residual(x, reach, final_only) + self._drop(y))
         return self.ffn_norm(x + self._drop(self._feed_forward(x)))
 
     def _feed_forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -41,3 +53,11 @@ class TransformerBlock(nn.Module):
 
     def _drop(self, x: torch.Tensor) -> torch.Tensor:
         return F.dropout(x, self.dropout, self.training)
+
+
+def _residual(x: torch.Tensor, reach: Reach, final_only: bool) -> torch.Tensor:
+    """The rows of x that the mixer's result is added to."""
+    if not isinstance(reach, Blocks):
+        return x
+    rows = lay_out(x, reach) if x.dim() == 3 else x
+    return rows[..., : reach.hop, :] if final_only else rows

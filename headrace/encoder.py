@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from headrace.blocks import TransformerBlock
 from headrace.config import EncoderConfig
 from headrace.frontend import WaveformFrontend
-from headrace.ops.layout import lay_out, num_blocks, read_back, row_frames
+from headrace.ops.layout import num_blocks, read_back, row_frames
 from headrace.positions import ConvolutionalPositions, Rotation, rotary
 from headrace.reach import Blocks, Reach, Stack
 
@@ -105,13 +105,15 @@ class ContextEncoder(nn.Module):
         x = F.dropout(x, self.config.dropout, self.training)
 
         num_frames, blocks = x.shape[1], reaches[0] if isinstance(reaches[0], Blocks) else None
+        if blocks is not None and lengths is None:  # the last block may hold frames that do not exist
+            lengths = torch.full(x.shape[:1], num_frames, dtype=torch.int64, device=x.device)
         rotation = self._rotation(num_frames, blocks, x)
         hidden_states = [_blank(x, past)]
-        rows = x if blocks is None else lay_out(x, blocks)
+        rows = x  # of Blocks: without their axis until a layer has made them differ
         for layer, layer_reach in zip(self.layers, reaches, strict=True):
             if not self._skips_layer():
-                rows = layer(rows, lengths, layer_reach, rotation)
-            frames = rows if blocks is None else read_back(rows, blocks, num_frames)
+                rows = layer(rows, lengths, layer_reach, rotation, final_only=layer is self.layers[-1])
+            frames = rows if blocks is None or rows.dim() == 3 else read_back(rows, blocks, num_frames)
             hidden_states.append(_blank(frames, past))
         return hidden_states
 

@@ -11,6 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
+from headrace.ops.layout import read_back
+from headrace.reach import Blocks
+
 ROTARY_BASE = 10000.0
 
 
@@ -19,6 +22,14 @@ class Rotation(NamedTuple):
 
     cos: torch.Tensor
     sin: torch.Tensor
+
+    def first_rows(self, count: int) -> Rotation:
+        """Of the first ``count`` frames, or of the first rows of each block."""
+        return Rotation(self.cos[..., :count, :], self.sin[..., :count, :])
+
+    def of_frames(self, blocks: Blocks, num_frames: int) -> Rotation:
+        """Of frames, from that of rows [P, hop+A, D/2]."""
+        return Rotation(*(read_back(x, blocks, num_frames) for x in self))
 
 
 def rotary(frames: torch.Tensor, head_dim: int, dtype: torch.dtype) -> Rotation:

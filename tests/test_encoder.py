@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from encoders import CONFIGS, SMALL, small_encoder
 from headrace import Band, Blocks, EncoderConfig, Everything, SpeechEncoder
 from headrace.config import is_acausal
+from headrace.ops.layout import lay_out, read_back
 from headrace.positions import rotary, rotate
 from headrace.reach import Stack, look_ahead
 
@@ -81,6 +82,31 @@ def test_llsa_of_one_layer_equals_sa():
     lengths = torch.tensor([25, 11])
     for a, b in zip(sa.context(x, lengths), llsa.context(x, lengths), strict=True):
         assert torch.allclose(a, b, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "changes", [c for n, c in CONFIGS.items() if "llsa" in n], ids=[n for n in CONFIGS if "llsa" in n]
+)
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_rows_that_no_one_reads_are_left_out_and_change_nothing(changes, num_layers):
+    encoder = small_encoder(**changes, num_layers=num_layers).context
+    x, lengths = torch.randn(2, 13, 16, dtype=torch.float64), torch.tensor([13, 8])
+    blocks = encoder.config.reaches[0]
+    got = encoder(x, lengths)
+    rows, rotation = lay_out(got[0], blocks), encoder._rotation(13, blocks, x)
+    for layer, hidden in zip(encoder.layers, got[1:], strict=True):
+        rows = layer(rows, lengths, blocks, rotation)
+        frames = read_back(rows, blocks, 13)
+        assert torch.allclose(frames[0], hidden[0], atol=1e-12) and torch.allclose(
+            frames[1, :8], hidden[1, :8], atol=1e-12
+        )
+
+
+def test_no_lengths_means_that_all_frames_exist_and_no_others():
+    encoder = small_encoder(mixer="llsa", hop=4).context
+    x = torch.randn(1, 9, 16, dtype=torch.float64)
+    for a, b in zip(encoder(x), encoder(x, torch.tensor([9])), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_weights_move_between_attention_mixers_without_renaming():

@@ -22,9 +22,10 @@ struct View {
     Strides strides;
 };
 
-// q, k, v: [items, heads, blocks, reach.rows, features]; a band has one row a block.
+// q: [items, heads, blocks, query_rows, features], k and v: [items, heads, blocks, reach.rows, features];
+// query_rows is reach.rows, or reach.hop where only final rows are asked for. A band has one row a block.
 struct Attention {
-    int64_t items, heads, blocks, features;
+    int64_t items, heads, blocks, query_rows, features;
     Reach reach;
     Element element;
     const int64_t* lengths;  // frames of each item, clamped here; null: all
@@ -42,7 +43,8 @@ struct Attention {
 struct Forward {
     Attention of;
     View<void> y;
-    void* log_sums;  // [items, heads, blocks, rows] of the compute type: log of the softmax's denominator
+    void*
+        log_sums;  // [items, heads, blocks, query_rows] of the compute type: log of the softmax's denominator
 };
 
 // A segment is a run of blocks that one task walks along. Keys near a border between segments get gradients

@@ -64,9 +64,9 @@ class Walk {
         const int64_t tile = blocks_of_tile(reach_);
         const int64_t first = segment_ * call_.segments.blocks_each;
         const int64_t end = minimum(first + call_.segments.blocks_each, of_.blocks);
-        const View<void> grads[] = {call_.grad_q, call_.grad_k, call_.grad_v};
-        for (const View<void>& grad : grads)
-            clear_padding<Element>(of_, grad, item_, head_number_, first, end);
+        clear_padding<Element>(of_, call_.grad_q, of_.query_rows, item_, head_number_, first, end);
+        clear_padding<Element>(of_, call_.grad_k, reach_.rows, item_, head_number_, first, end);
+        clear_padding<Element>(of_, call_.grad_v, reach_.rows, item_, head_number_, first, end);
         const int64_t end_valid = minimum(end, (head_.length() + reach_.hop - 1) / reach_.hop);
         sums_ = Window{minimum(reach_.first(first, 0), head_.length()), 0};
         sums_.end = sums_.begin;
@@ -87,7 +87,7 @@ class Walk {
         transpose_rows(scratch_.values.rows, padded, window_.size(), padded, scratch_.values.columns,
                        scratch_.values.stride);
         for_units(
-            reach_, first, end, length, kBackwardUnit, [&](int64_t block) { begin_block(block); },
+            of_, first, end, length, kBackwardUnit, [&](int64_t block) { begin_block(block); },
             [&](const Unit& unit) { visit(unit); }, [&](int64_t block) { end_block(block); });
     }
 

@@ -34,7 +34,7 @@ struct ForwardScratch {
 
 template <typename Real>
 void clear_log_sums(const Forward& call, int64_t item, int64_t head, int64_t first, int64_t end) {
-    const int64_t rows = call.of.reach.rows, length = call.of.length(item);
+    const int64_t rows = call.of.query_rows, length = call.of.length(item);
     Real* log_sums =
         static_cast<Real*>(call.log_sums) + (item * call.of.heads + head) * call.of.blocks * rows;
     for (int64_t b = first; b < end; ++b) {
@@ -53,7 +53,7 @@ void forward_tile(const Forward& call, int64_t item, int64_t head_number, int64_
     const int64_t length = head.length(), padded = head.padded();
     const Window window = window_of(of.reach, first, end, length);
 
-    clear_padding<Element>(of, call.y, item, head_number, first, end);
+    clear_padding<Element>(of, call.y, of.query_rows, item, head_number, first, end);
     clear_log_sums<Real>(call, item, head_number, first, end);
     head.pack_final(of.k, window, scratch.keys.rows);
     transpose_rows(scratch.keys.rows, padded, window.size(), padded, scratch.keys.columns,
@@ -61,7 +61,7 @@ void forward_tile(const Forward& call, int64_t item, int64_t head_number, int64_
     head.pack_final(of.v, window, scratch.values.rows);
 
     for_units(
-        of.reach, first, end, length, kForwardUnit,
+        of, first, end, length, kForwardUnit,
         [&](int64_t block) {
             const int64_t count = head.pack_own(of.k, block, scratch.own_keys.rows);
             transpose_rows(scratch.own_keys.rows, padded, count, padded, scratch.own_keys.columns,

@@ -61,9 +61,9 @@ class Head {
                               : row_of<Element>(view, item_, head_, unit.block, unit.row + i);
     }
 
-    // Where row i of a unit stands in a contiguous [items, heads, blocks, rows].
+    // Where row i of a unit stands in a contiguous [items, heads, blocks, query_rows].
     int64_t flat_row(const Unit& unit, int64_t i) const {
-        return ((item_ * of_.heads + head_) * of_.blocks + unit.block) * reach_.rows + unit.row + i;
+        return ((item_ * of_.heads + head_) * of_.blocks + unit.block) * of_.query_rows + unit.row + i;
     }
 
     // products[i, s - unit.first] = a[i] . (final or own row of frame s), for the rows and keys of a unit.

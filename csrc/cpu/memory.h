@@ -72,14 +72,13 @@ struct Packed {
     }
 };
 
-// Zeros into the rows of blocks [first, end) that lie at or past the length.
+// Zeros into the first `rows` rows of blocks [first, end), as far as they lie at or past the length.
 template <typename Element>
-void clear_padding(const Attention& of, const View<void>& view, int64_t item, int64_t head, int64_t first,
-                   int64_t end) {
+void clear_padding(const Attention& of, const View<void>& view, int64_t rows, int64_t item, int64_t head,
+                   int64_t first, int64_t end) {
     const int64_t length = of.length(item);
     for (int64_t b = first; b < end; ++b) {
-        for (int64_t r = maximum(0, minimum(of.reach.rows, length - b * of.reach.hop)); r < of.reach.rows;
-             ++r) {
+        for (int64_t r = maximum(0, minimum(rows, length - b * of.reach.hop)); r < rows; ++r) {
             write_zeros(row_of<Element>(view, item, head, b, r), of.features);
         }
     }

@@ -78,20 +78,21 @@ int64_t end_of(const Reach& reach, const Unit& unit, int64_t i, int64_t length) 
 // Visit the units of blocks [first, end): `begin_block(b)` before the first unit of a block that has own
 // rows, `visit(unit)` for each, `end_block(b)` after the last. Rows at or past the length are in no unit.
 template <typename BeginBlock, typename Visit, typename EndBlock>
-void for_units(const Reach& reach, int64_t first, int64_t end, int64_t length, int64_t unit_rows,
+void for_units(const Attention& of, int64_t first, int64_t end, int64_t length, int64_t unit_rows,
                const BeginBlock& begin_block, const Visit& visit, const EndBlock& end_block) {
+    const Reach& reach = of.reach;
     if (reach.is_band) {
         for (int64_t t = first; t < minimum(end, length); t += unit_rows) {
             visit(unit_of(reach, t, 0, minimum(unit_rows, end - t), length));
         }
         return;
     }
-    const int64_t pieces = (reach.rows + unit_rows - 1) / unit_rows;
-    const int64_t even = (reach.rows + pieces - 1) / pieces;
+    const int64_t pieces = (of.query_rows + unit_rows - 1) / unit_rows;
+    const int64_t even = (of.query_rows + pieces - 1) / pieces;
     for (int64_t b = first; b < end && b * reach.hop < length; ++b) {
         begin_block(b);
-        for (int64_t r = 0; r < reach.rows && reach.frame(b, r) < length; r += even) {
-            visit(unit_of(reach, b, r, minimum(even, reach.rows - r), length));
+        for (int64_t r = 0; r < of.query_rows && reach.frame(b, r) < length; r += even) {
+            visit(unit_of(reach, b, r, minimum(even, of.query_rows - r), length));
         }
         end_block(b);
     }

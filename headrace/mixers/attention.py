@@ -10,7 +10,7 @@ from torch import nn
 
 from headrace.ops import acausal
 from headrace.positions import Rotation, rotate
-from headrace.reach import Everything, Reach
+from headrace.reach import Blocks, Everything, Reach
 
 
 class Attention(nn.Module):
@@ -38,9 +38,17 @@ class Attention(nn.Module):
         raise NotImplementedError
 
     def forward(
-        self, x: torch.Tensor, lengths: torch.Tensor | None, reach: Reach, rotation: Rotation | None = None
+        self,
+        x: torch.Tensor,
+        lengths: torch.Tensor | None,
+        reach: Reach,
+        rotation: Rotation | None = None,
+        final_only: bool = False,
     ) -> torch.Tensor:
         """Mix frames. x: [N, T, C], or [N, P, hop+A, C] for ``Blocks``; lengths: [N] int64 frames. Same shape back.
+
+        Under ``Blocks``, x may be [N, T, C], as in the first layer; the result is [N, P, hop+A, C] all the same, or the
+        final rows [N, P, hop, C] with ``final_only``. ``rotation`` is for frames, or for rows under ``Blocks``.
 
         Raises:
             ValueError: this mixer cannot run under ``reach``.
@@ -48,19 +56,25 @@ class Attention(nn.Module):
         if not isinstance(reach, self.reaches):
             names = " or ".join(kind.__name__ for kind in self.reaches)
             raise ValueError(f"{type(self).__name__} runs under {names}, got {reach}.")
-        q, k, v = (self._split_heads(linear(x)) for linear in (self.q_proj, self.k_proj, self.v_proj))
+        if isinstance(reach, Blocks) and x.dim() == 3 and rotation is not None:
+            rotation = rotation.of_frames(reach, x.shape[1])
+        asked = x[..., : reach.hop, :] if final_only and isinstance(reach, Blocks) and x.dim() == 4 else x
+        q = self._split_heads(self.q_proj(asked))
+        k, v = (self._split_heads(linear(x)) for linear in (self.k_proj, self.v_proj))
         if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
+            q, k = rotate(q, rotation.first_rows(q.shape[-2])), rotate(k, rotation)
         if isinstance(reach, Everything):
             y = self._attend_everything(q, k, v, lengths)
         else:
             y = self.attend(q, k, v, lengths, reach)
+        if final_only and isinstance(reach, Blocks):
+            y = y[..., : reach.hop, :]
         return self.out_proj(y.movedim(1, -2).flatten(-2))
 
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor | None, reach: Reach
     ) -> torch.Tensor:
-        """q, k, v and the result: [N, H, T, D], or [N, H, P, hop+A, D] for ``Blocks``."""
+        """q, k, v and the result: [N, H, T, D]; under ``Blocks`` as ``ops.llsa`` has them."""
         raise NotImplementedError
 
     def _attend_everything(

@@ -25,6 +25,6 @@ class LowLatencyStreamingAttention(Attention):
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor | None, reach: Reach
     ) -> torch.Tensor:
-        """q, k, v and the result: [N, H, P, hop+A, D]."""
+        """q, k, v and the result: as ``ops.llsa`` has them."""
         assert isinstance(reach, Blocks)
         return ops.llsa(q, k, v, reach, lengths)

@@ -11,8 +11,10 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 MOST_FEATURES = 128
 
 
-def check_qkv(op: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, axes: str) -> None:
-    """q, k, v: one shape with the given axes, one dtype of DTYPES, one device.
+def check_qkv(
+    op: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, axes: str, key_rows: int | None = None
+) -> None:
+    """q, k, v: the given axes, one dtype of DTYPES, one device; k and v of q's shape, or with ``key_rows`` rows.
 
     Raises:
         ValueError: naming the argument, what was expected and what came.
@@ -21,8 +23,9 @@ def check_qkv(op: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, axes: 
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.dim() != expected:
             raise ValueError(f"{op}: {name} must be [{axes}], got shape {tuple(x.shape)}.")
-        if x.shape != q.shape:
-            raise ValueError(f"{op}: {name} must have the shape of q, {tuple(q.shape)}, got {tuple(x.shape)}.")
+        shape = q.shape if name == "q" or key_rows is None else (*q.shape[:-2], key_rows, q.shape[-1])
+        if tuple(x.shape) != tuple(shape):
+            raise ValueError(f"{op}: {name} must be {tuple(shape)} to go with q, got {tuple(x.shape)}.")
         if x.dtype != q.dtype or x.device != q.device:
             raise ValueError(f"{op}: {name} must be {q.dtype} on {q.device} like q, got {x.dtype} on {x.device}.")
     if q.dtype not in DTYPES:

@@ -10,7 +10,7 @@ import torch
 from headrace.ops import blocked, native
 from headrace.ops.arguments import at_autocast_dtype, check_bias, check_features, check_lengths, check_qkv
 from headrace.ops.backend import runs_native
-from headrace.ops.layout import row_frames
+from headrace.ops.layout import lay_out, row_frames
 from headrace.reach import Blocks
 
 
@@ -29,15 +29,16 @@ def llsa(
     min(t+c-s, A) (arXiv 2302.13451, section 4). Laying out and reading back: ``ops.layout``.
 
     Args:
-        q, k, v: [N, H, P, hop+A, D] with P = ceil(T / hop) blocks, one dtype (fp32, bf16, fp16, fp64) and device,
-            any strides; D at most 128.
+        q, k, v: [N, H, P, hop+A, D] with P = ceil(T / hop) blocks, one dtype (fp32, bf16, fp16, fp64) and device, any
+            strides; D at most 128. In the first layer they may be [N, H, T, D]: all rows of a frame are one there. In
+            the last, where final rows alone are wanted, q may be [N, H, P, hop, D].
         blocks: who sees whom; A = blocks.look_ahead, B = blocks.look_back.
         lengths: [N] int64, valid frames per item, 0 .. P*hop (the default); rows past it are zero, unseen.
         bias: [H, offsets] learned relative bias over key frame minus query frame (``blocks.offsets()``; A+B+1 wide for
             hop = 1); needs a bounded look-back.
 
     Returns:
-        [N, H, P, hop+A, D], dtype and strides of q. The softmax is computed in fp32 (fp64 for fp64).
+        Shape, dtype and strides of q. The softmax is computed in fp32 (fp64 for fp64).
 
     Raises:
         ValueError: naming the argument, what was expected and what came.
@@ -45,12 +46,17 @@ def llsa(
     Memory linear in T, forward and backward. Oracle: ``ops.reference.llsa``.
     """
     q, k, v = at_autocast_dtype(q, k, v)
-    check_qkv("llsa", q, k, v, "N, H, P, hop+A, D")
-    check_features("llsa", q)
+    if q.dim() == 4 and isinstance(blocks, Blocks):
+        return _first_layer(q, k, v, blocks, lengths, bias)
     if not isinstance(blocks, Blocks):
         raise ValueError(f"llsa: blocks must be Blocks(look_ahead, look_back, hop), got {blocks!r}.")
-    if q.shape[3] != blocks.rows:
-        raise ValueError(f"llsa: q must have hop + look_ahead = {blocks.rows} rows a block, got {q.shape[3]}.")
+    check_qkv("llsa", q, k, v, "N, H, P, hop+A, D", key_rows=blocks.rows)
+    check_features("llsa", q)
+    if q.shape[3] not in (blocks.rows, blocks.hop):
+        raise ValueError(
+            f"llsa: q must have hop + look_ahead = {blocks.rows} rows a block, or the {blocks.hop} final ones, got "
+            f"{q.shape[3]}."
+        )
     check_lengths("llsa", lengths, q, q.shape[2] * blocks.hop)
     check_bias("llsa", bias, q, blocks)
     if runs_native(q):
@@ -59,6 +65,22 @@ def llsa(
         lengths = torch.full(q.shape[:1], q.shape[2] * blocks.hop, dtype=torch.int64, device=q.device)
     lengths = lengths.clamp(0, q.shape[2] * blocks.hop)  # unchecked where they live on a GPU
     return blocked.Blocked.apply(partial(_attend, blocks, lengths), _groups(q.shape[2], blocks), q, k, v, bias)
+
+
+def _first_layer(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    blocks: Blocks,
+    lengths: torch.Tensor | None,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """q, k, v: [N, H, T, D], laid out as views."""
+    check_qkv("llsa", q, k, v, "N, H, T, D")
+    check_lengths("llsa", lengths, q, q.shape[2])
+    if lengths is None and q.shape[2] % blocks.hop:
+        lengths = torch.full(q.shape[:1], q.shape[2], dtype=torch.int64, device=q.device)
+    return llsa(*(lay_out(x, blocks) for x in (q, k, v)), blocks, lengths, bias)
 
 
 def _groups(count: int, blocks: Blocks) -> list[blocked.Group]:
@@ -80,10 +102,11 @@ def _attend(
     bias: torch.Tensor | None,
     group: blocked.Group,
 ) -> torch.Tensor:
-    """One group: q [N, H, G, R, D]; k, v [N, H, W, R, D], of which the last G blocks are the group's own."""
+    """One group: q [N, H, G, R or hop, D]; k, v [N, H, W, R, D], of which the last G blocks are the group's own."""
     size, hop = group.end - group.first, blocks.hop
     f = row_frames(blocks, group.end, q.device)[group.first :]  # [G, R]
     own = f[:, None, :]  # [G, 1, R], frames of the block's own rows
+    f = f[:, : q.shape[3]]
     past = torch.arange(group.key_first * hop, group.end * hop, device=q.device)  # frames of the final rows
     anchors = f[:, :1, None]
     valid = lengths[:, None, None, None, None]
@@ -94,13 +117,13 @@ def _attend(
         oldest = (anchors if blocks.per_block else f[:, :, None]) - blocks.look_back
         sees_past, sees_own = sees_past & (past >= oldest), sees_own & (own >= oldest)
     seen = torch.cat(
-        [sees_past.expand(-1, -1, size, blocks.rows, -1), sees_own.expand(-1, -1, size, blocks.rows, -1)], -1
+        [sees_past.expand(-1, -1, size, f.shape[1], -1), sees_own.expand(-1, -1, size, f.shape[1], -1)], -1
     )
 
     wide = torch.promote_types(q.dtype, torch.float32)
     q_wide = q.to(wide)
     k_past, v_past = (_final(x.to(wide), hop, past, lengths) for x in (k, v))
-    k_own, v_own = (x[:, :, -size:].to(wide).masked_fill(f[:, :, None] >= valid, 0) for x in (k, v))
+    k_own, v_own = (x[:, :, -size:].to(wide).masked_fill(own.mT >= valid, 0) for x in (k, v))
     scores = torch.cat([q_wide.flatten(2, 3) @ k_past.mT, (q_wide @ k_own.mT).flatten(2, 3)], -1).unflatten(
         2, (size, -1)
     )

@@ -62,10 +62,10 @@ def llsa(
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Low-latency streaming attention, literally. Shapes and arguments as in ``headrace.ops.llsa``."""
-    N, _, P, R, _ = q.shape
+    N, _, P, R, _ = q.shape  # R = hop where only the final rows are asked for
     A, B, hop = blocks.look_ahead, blocks.look_back, blocks.hop
     lowest = 0 if bias is None else blocks.offsets()[0]
-    y = torch.zeros_like(v)
+    y = torch.zeros_like(q)
     for n in range(N):
         length = P * hop if lengths is None else int(lengths[n].clamp(0, P * hop))
         for b in range(P):

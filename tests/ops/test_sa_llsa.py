@@ -79,6 +79,33 @@ def test_llsa_is_the_definition(case, hop, per_block):
     assert_equal_with_gradients(ops.llsa, reference.llsa, inputs, blocks, lengths, bias)
 
 
+@settings(max_examples=40)
+@given(cases(), st.sampled_from([1, 2, 5]), st.booleans())
+def test_llsa_of_the_final_rows_alone_is_the_definition(case, hop, per_block):
+    num_frames, ahead, back, items, lengths, biased = case
+    blocks = Blocks(ahead, back, hop, per_block)
+    inputs = [random(items, 2, num_blocks(num_frames, blocks), rows, 4) for rows in (hop, hop + ahead, hop + ahead)]
+    lowest, highest = blocks.offsets() if biased else (0, 0)
+    bias = random(2, highest - lowest + 1) if biased else None
+    assert_equal_with_gradients(ops.llsa, reference.llsa, inputs, blocks, lengths, bias)
+
+
+@settings(max_examples=40)
+@given(cases(), st.sampled_from([1, 2, 5]), st.booleans())
+def test_llsa_of_the_first_layer_is_the_definition_of_frames_laid_out(case, hop, per_block):
+    num_frames, ahead, back, items, lengths, biased = case
+    blocks = Blocks(ahead, back, hop, per_block)
+
+    def laid_out(q, k, v, blocks, lengths, bias):
+        lengths = torch.full((items,), num_frames) if lengths is None else lengths
+        return reference.llsa(*(lay_out(x, blocks) for x in (q, k, v)), blocks, lengths, bias)
+
+    inputs = [random(items, 2, num_frames, 4) for _ in range(3)]
+    lowest, highest = blocks.offsets() if biased else (0, 0)
+    bias = random(2, highest - lowest + 1) if biased else None
+    assert_equal_with_gradients(ops.llsa, laid_out, inputs, blocks, lengths, bias)
+
+
 @pytest.mark.parametrize("num_frames", [63, 64, 65, 97, 300], ids=lambda t: f"T{t}")
 @pytest.mark.parametrize(("ahead", "back"), [(3, 8), (8, 64), (16, None)], ids=["A3-B8", "A8-B64", "A16-unbounded"])
 def test_sa_across_the_edges_of_its_groups_is_the_dense_masked_result(num_frames, ahead, back):
@@ -187,8 +214,12 @@ def test_rows_past_the_length_are_zero_and_unseen_even_when_not_finite():
         (lambda q: ops.sa(*[q.repeat(1, 1, 1, 33)] * 3, Band(1, 1)), ["sa: q", "1 to 128", "132"]),
         (lambda q: ops.sa(q, q, q, Band(1, 1), bias=torch.zeros(2, 4)), ["bias", "(2, 3)", "(2, 4)"]),
         (lambda q: ops.sa(q, q, q, Band(1, None), bias=torch.zeros(2, 4)), ["look_back=None"]),
-        (lambda q: ops.llsa(q[None], q[None], q[None], Blocks(2, 1)), ["llsa: q", "3 rows", "5"]),
-        (lambda q: ops.llsa(q, q, q, Blocks(2, 1)), ["llsa: q", "N, H, P, hop+A, D"]),
+        (lambda q: ops.llsa(q[None], *[q[None, ..., :3, :]] * 2, Blocks(2, 1)), ["llsa: q", "3 rows", "5"]),
+        (
+            lambda q: ops.llsa(q[None], q[None], q[None], Blocks(2, 1)),
+            ["llsa: k", "(1, 1, 2, 3, 4)", "(1, 1, 2, 5, 4)"],
+        ),
+        (lambda q: ops.llsa(q[0], q[0], q[0], Blocks(2, 1)), ["llsa: q", "N, H, P, hop+A, D"]),
         (lambda q: ops.llsa(q[None], q[None], q[None], Band(2, 1)), ["llsa: blocks", "Band"]),
     ],
     ids=lambda x: None if callable(x) else "-".join(x)[:40],
