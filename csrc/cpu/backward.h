@@ -80,12 +80,10 @@ class Walk {
         window_ = window_of(reach_, first, end, length);
         flush(window_.begin);
         open(maximum(window_.end, reach_.is_band ? 0 : minimum(end * reach_.hop, length)));
-        head_.pack_final(of_.k, window_, scratch_.keys.rows);
-        transpose_rows(scratch_.keys.rows, padded, window_.size(), padded, scratch_.keys.columns,
-                       scratch_.keys.stride);
-        head_.pack_final(of_.v, window_, scratch_.values.rows);
-        transpose_rows(scratch_.values.rows, padded, window_.size(), padded, scratch_.values.columns,
-                       scratch_.values.stride);
+        head_.pack_final(of_.k, window_, scratch_.keys);
+        head_.transpose_packed(scratch_.keys, window_.size());
+        head_.pack_final(of_.v, window_, scratch_.values);
+        head_.transpose_packed(scratch_.values, window_.size());
         for_units(
             of_, first, end, length, kBackwardUnit, [&](int64_t block) { begin_block(block); },
             [&](const Unit& unit) { visit(unit); }, [&](int64_t block) { end_block(block); });
@@ -93,24 +91,21 @@ class Walk {
 
     void begin_block(int64_t block) {
         const int64_t padded = head_.padded();
-        const int64_t count = head_.pack_own(of_.k, block, scratch_.own_keys.rows);
-        transpose_rows(scratch_.own_keys.rows, padded, count, padded, scratch_.own_keys.columns,
-                       scratch_.own_keys.stride);
-        head_.pack_own(of_.v, block, scratch_.own_values.rows);
-        transpose_rows(scratch_.own_values.rows, padded, count, padded, scratch_.own_values.columns,
-                       scratch_.own_values.stride);
+        const int64_t count = head_.pack_own(of_.k, block, scratch_.own_keys);
+        head_.transpose_packed(scratch_.own_keys, count);
+        head_.pack_own(of_.v, block, scratch_.own_values);
+        head_.transpose_packed(scratch_.own_values, count);
         memset(scratch_.own_key_sums, 0, static_cast<size_t>(count * padded) * sizeof(Real));
         memset(scratch_.own_value_sums, 0, static_cast<size_t>(count * padded) * sizeof(Real));
     }
 
     void visit(const Unit& unit) {
         const int64_t padded = head_.padded(), stride = scratch_.stride;
-        head_.pack_unit(of_.q, unit, scratch_.queries, head_.scale());
-        head_.pack_unit(call_.grad_y, unit, scratch_.grads, Real(1));
-        head_.times_keys(unit, scratch_.queries, scratch_.keys, window_, scratch_.own_keys, scratch_.weights,
+        const MatrixB<Real> queries = head_.pack_unit(of_.q, unit, scratch_.queries, head_.scale());
+        const MatrixB<Real> grads = head_.pack_unit(call_.grad_y, unit, scratch_.grads);
+        head_.times_keys(unit, queries, scratch_.keys, window_, scratch_.own_keys, scratch_.weights, stride);
+        head_.times_keys(unit, grads, scratch_.values, window_, scratch_.own_values, scratch_.products,
                          stride);
-        head_.times_keys(unit, scratch_.grads, scratch_.values, window_, scratch_.own_values,
-                         scratch_.products, stride);
         for (int64_t i = 0; i < unit.count; ++i) {
             Real* weights = scratch_.weights + i * stride;
             head_.weights(unit, i, static_cast<const Real*>(call_.log_sums)[head_.flat_row(unit, i)],
@@ -123,8 +118,8 @@ class Walk {
             write_row(scratch_.query_sums + i * padded,
                       head_.template unit_row<Element>(call_.grad_q, unit, i), of_.features, head_.scale());
         }
-        add_to_keys(unit, scratch_.products, scratch_.queries, scratch_.key_sums, scratch_.own_key_sums);
-        add_to_keys(unit, scratch_.weights, scratch_.grads, scratch_.value_sums, scratch_.own_value_sums);
+        add_to_keys(unit, scratch_.products, queries, scratch_.key_sums, scratch_.own_key_sums);
+        add_to_keys(unit, scratch_.weights, grads, scratch_.value_sums, scratch_.own_value_sums);
     }
 
     // dP -> dS = P (dP - sum(P dP)), in place; P is 0 outside the row's frames, and what stands there in dP
@@ -148,13 +143,12 @@ class Walk {
     }
 
     // sums of frame s += weights[i, s] rows[i], over the rows i of the unit.
-    void add_to_keys(const Unit& unit, const Real* weights, const Real* rows, Real* final_sums,
+    void add_to_keys(const Unit& unit, const Real* weights, MatrixB<Real> rows, Real* final_sums,
                      Real* own_sums) {
         const int64_t padded = head_.padded(), stride = scratch_.stride;
-        product<Real>({weights, 1, stride}, {rows, padded},
-                      {final_sums + (unit.first - sums_.begin) * padded, padded},
+        product<Real>({weights, 1, stride}, rows, {final_sums + (unit.first - sums_.begin) * padded, padded},
                       maximum(0, unit.final_keys()), padded, unit.count, true);
-        product<Real>({weights + unit.final_keys(), 1, stride}, {rows, padded},
+        product<Real>({weights + unit.final_keys(), 1, stride}, rows,
                       {own_sums + (unit.own_keys() > 0 ? head_.own_offset(unit) : 0) * padded, padded},
                       unit.own_keys(), padded, unit.count, true);
     }

@@ -55,22 +55,19 @@ void forward_tile(const Forward& call, int64_t item, int64_t head_number, int64_
 
     clear_padding<Element>(of, call.y, of.query_rows, item, head_number, first, end);
     clear_log_sums<Real>(call, item, head_number, first, end);
-    head.pack_final(of.k, window, scratch.keys.rows);
-    transpose_rows(scratch.keys.rows, padded, window.size(), padded, scratch.keys.columns,
-                   scratch.keys.stride);
-    head.pack_final(of.v, window, scratch.values.rows);
+    head.pack_final(of.k, window, scratch.keys);
+    head.transpose_packed(scratch.keys, window.size());
+    head.pack_final(of.v, window, scratch.values);
 
     for_units(
         of, first, end, length, kForwardUnit,
         [&](int64_t block) {
-            const int64_t count = head.pack_own(of.k, block, scratch.own_keys.rows);
-            transpose_rows(scratch.own_keys.rows, padded, count, padded, scratch.own_keys.columns,
-                           scratch.own_keys.stride);
-            head.pack_own(of.v, block, scratch.own_values.rows);
+            head.transpose_packed(scratch.own_keys, head.pack_own(of.k, block, scratch.own_keys));
+            head.pack_own(of.v, block, scratch.own_values);
         },
         [&](const Unit& unit) {
-            head.pack_unit(of.q, unit, scratch.queries, head.scale());
-            head.times_keys(unit, scratch.queries, scratch.keys, window, scratch.own_keys, scratch.scores,
+            const MatrixB<Real> queries = head.pack_unit(of.q, unit, scratch.queries, head.scale());
+            head.times_keys(unit, queries, scratch.keys, window, scratch.own_keys, scratch.scores,
                             scratch.stride);
             Real inverse[kForwardUnit];
             for (int64_t i = 0; i < unit.count; ++i) {

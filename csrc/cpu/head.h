@@ -9,6 +9,20 @@ extern "C" double sqrt(double);
 namespace headrace::HEADRACE_ISA {
 namespace {  // one copy for each instruction set: see vector.h
 
+// The columns of a row of scores that count: [first, end).
+template <typename Real>
+struct Seen {
+    int64_t first, end;
+
+    // x where its column counts, `otherwise` elsewhere; x holds the columns from c on. Most vectors count as
+    // a whole.
+    Vec<Real> or_else(int64_t c, Vec<Real> x, Vec<Real> otherwise) const {
+        if (c >= first && c + kLanes<Real> <= end) return x;
+        const Vec<Real> column = lane_numbers<Real>() + static_cast<Real>(c);
+        return (column >= static_cast<Real>(first)) & (column < static_cast<Real>(end)) ? x : otherwise;
+    }
+};
+
 template <typename Element>
 class Head {
   public:
@@ -32,27 +46,40 @@ class Head {
     Real scale() const { return scale_; }
 
     // Rows of frames [window) among the final rows.
-    void pack_final(const View<const void>& view, Window window, Real* to) const {
+    void pack_final(const View<const void>& view, Window window, Packed<Real>& to) const {
+        if (reach_.hop == 1 && read_in_place(row_at(view, window.begin, 0), view.strides.block, &to.rows))
+            return;
         for (int64_t s = window.begin; s < window.end; ++s) {
-            read_row(row_of<Element>(view, item_, head_, s / reach_.hop, s % reach_.hop),
-                     to + (s - window.begin) * padded_, features_, padded_, Real(1));
+            copy_row(row_at(view, s / reach_.hop, s % reach_.hop), to.copy, s - window.begin, Real(1));
         }
     }
 
     // The rows of a block that exist; returns how many.
-    int64_t pack_own(const View<const void>& view, int64_t block, Real* to) const {
+    int64_t pack_own(const View<const void>& view, int64_t block, Packed<Real>& to) const {
         const int64_t count = minimum(reach_.rows, length_ - reach_.frame(block, 0));
-        for (int64_t r = 0; r < count; ++r) {
-            read_row(row_of<Element>(view, item_, head_, block, r), to + r * padded_, features_, padded_,
-                     Real(1));
-        }
+        if (read_in_place(row_at(view, block, 0), view.strides.row, &to.rows)) return count;
+        for (int64_t r = 0; r < count; ++r) copy_row(row_at(view, block, r), to.copy, r, Real(1));
         return count;
     }
 
-    void pack_unit(const View<const void>& view, const Unit& unit, Real* to, Real factor) const {
+    void transpose_packed(Packed<Real>& packed, int64_t count) const {
+        transpose_rows<Real>(packed.rows, count, padded_, packed.columns, packed.stride);
+    }
+
+    // The rows of a unit times a factor, in `copy`.
+    MatrixB<Real> pack_unit(const View<const void>& view, const Unit& unit, Real* copy, Real factor) const {
         for (int64_t i = 0; i < unit.count; ++i) {
-            read_row(unit_row<const Element>(view, unit, i), to + i * padded_, features_, padded_, factor);
+            copy_row(unit_row<const Element>(view, unit, i), copy, i, factor);
         }
+        return {copy, padded_};
+    }
+
+    // The rows of a unit as they are, in `copy` where they cannot be read in place.
+    MatrixB<Real> pack_unit(const View<const void>& view, const Unit& unit, Real* copy) const {
+        const int64_t stride = reach_.is_band ? view.strides.block : view.strides.row;
+        MatrixB<Real> rows;
+        if (read_in_place(unit_row<const Element>(view, unit, 0), stride, &rows)) return rows;
+        return pack_unit(view, unit, copy, Real(1));
     }
 
     template <typename Data, typename AnyView>
@@ -67,9 +94,9 @@ class Head {
     }
 
     // products[i, s - unit.first] = a[i] . (final or own row of frame s), for the rows and keys of a unit.
-    void times_keys(const Unit& unit, const Real* a, const Packed<Real>& finals, Window window,
+    void times_keys(const Unit& unit, MatrixB<Real> a, const Packed<Real>& finals, Window window,
                     const Packed<Real>& own, Real* products, int64_t stride) const {
-        const MatrixA<Real> left{a, padded_, 1};
+        const MatrixA<Real> left{a.data, a.row_stride, 1};
         if (unit.final_keys() > 0) {
             product<Real>(left, {finals.columns + (unit.first - window.begin), finals.stride},
                           {products, stride}, unit.count, unit.final_keys(), features_, false);
@@ -84,68 +111,78 @@ class Head {
     // sums[i] = sum_s weights[i, s - unit.first] (final or own row of frame s).
     void times_rows(const Unit& unit, const Real* weights, int64_t stride, const Packed<Real>& finals,
                     Window window, const Packed<Real>& own, Real* sums) const {
-        product<Real>({weights, stride, 1}, {finals.rows + (unit.first - window.begin) * padded_, padded_},
-                      {sums, padded_}, unit.count, padded_, maximum(0, unit.final_keys()), false);
+        product<Real>({weights, stride, 1}, finals.rows.from(unit.first - window.begin), {sums, padded_},
+                      unit.count, padded_, maximum(0, unit.final_keys()), false);
         if (unit.own_keys() > 0) {
-            product<Real>({weights + unit.final_keys(), stride, 1},
-                          {own.rows + own_offset(unit) * padded_, padded_}, {sums, padded_}, unit.count,
-                          padded_, unit.own_keys(), true);
+            product<Real>({weights + unit.final_keys(), stride, 1}, own.rows.from(own_offset(unit)),
+                          {sums, padded_}, unit.count, padded_, unit.own_keys(), true);
         }
     }
 
     // Row of the own block that holds a unit's first own key.
     int64_t own_offset(const Unit& unit) const { return unit.own - reach_.frame(unit.block, 0); }
 
-    void add_bias(const Unit& unit, int64_t i, int64_t first, int64_t end, Real* scores) const {
+    void add_bias(const Unit& unit, int64_t i, Real* scores) const {
         if (bias_ == nullptr) return;
+        const int64_t first = first_of(reach_, unit, i), end = end_of(reach_, unit, i, length_);
         const Real* bias = bias_ - (unit.frame + i) - reach_.lowest_offset();
         for (int64_t s = first; s < end; ++s) scores[s - unit.first] += bias[s];
     }
 
-    // Scores -> exp(score - largest) on the frames [first, end) of row i, 0 elsewhere; returns their sum and
-    // the largest.
+    // Scores -> exp(score - largest) on the frames of row i, 0 elsewhere; returns their sum and the largest.
     Real exponentials(const Unit& unit, int64_t i, Real* scores, Real* most) const {
-        const int64_t first = first_of(reach_, unit, i), end = end_of(reach_, unit, i, length_);
-        add_bias(unit, i, first, end, scores);
-        const Vec<Real> number = lane_numbers<Real>();
-        const Vec<Real> low = splat<Real>(static_cast<Real>(first - unit.first));
-        const Vec<Real> high = splat<Real>(static_cast<Real>(end - unit.first));
+        const Seen<Real> seen = seen_by(unit, i);
+        add_bias(unit, i, scores);
         const Vec<Real> nothing = splat<Real>(static_cast<Real>(-3e38));
         Vec<Real> top = nothing;
         for (int64_t c = 0; c < unit.keys(); c += lanes) {
-            const Vec<Real> column = number + static_cast<Real>(c);
-            Vec<Real> x = load(scores + c);
-            x = (column >= low) & (column < high) ? x : nothing;
+            const Vec<Real> x = seen.or_else(c, load(scores + c), nothing);
             store(scores + c, x);
             top = x > top ? x : top;
         }
         *most = largest<Real>(top);
         Vec<Real> total{};
         for (int64_t c = 0; c < unit.keys(); c += lanes) {
-            const Vec<Real> column = number + static_cast<Real>(c);
-            Vec<Real> x = exponential(load(scores + c) - *most);
-            x = (column >= low) & (column < high) ? x : Vec<Real>{};
+            const Vec<Real> x = seen.or_else(c, exponential(load(scores + c) - *most), Vec<Real>{});
             store(scores + c, x);
             total += x;
         }
         return sum<Real>(total);
     }
 
-    // Scores -> the softmax's weights, with the log of its denominator known; 0 outside [first, end).
+    // Scores -> the softmax's weights, with the log of its denominator known; 0 on frames that row i does not
+    // see.
     void weights(const Unit& unit, int64_t i, Real log_sum, Real* scores) const {
-        const int64_t first = first_of(reach_, unit, i), end = end_of(reach_, unit, i, length_);
-        add_bias(unit, i, first, end, scores);
-        const Vec<Real> number = lane_numbers<Real>();
-        const Vec<Real> low = splat<Real>(static_cast<Real>(first - unit.first));
-        const Vec<Real> high = splat<Real>(static_cast<Real>(end - unit.first));
+        const Seen<Real> seen = seen_by(unit, i);
+        add_bias(unit, i, scores);
         for (int64_t c = 0; c < unit.keys(); c += lanes) {
-            const Vec<Real> column = number + static_cast<Real>(c);
-            const Vec<Real> x = exponential(load(scores + c) - log_sum);
-            store(scores + c, (column >= low) & (column < high) ? x : Vec<Real>{});
+            store(scores + c, seen.or_else(c, exponential(load(scores + c) - log_sum), Vec<Real>{}));
         }
     }
 
   private:
+    const Element* row_at(const View<const void>& view, int64_t block, int64_t row) const {
+        return row_of<Element>(view, item_, head_, block, row);
+    }
+
+    void copy_row(const Element* from, Real* to, int64_t i, Real factor) const {
+        read_row(from, to + i * padded_, features_, padded_, factor);
+    }
+
+    // Rows that are held in the compute type and fill whole vectors need no copy.
+    bool read_in_place(const Real* from, int64_t stride, MatrixB<Real>* rows) const {
+        *rows = {from, stride};
+        return padded_ == features_;
+    }
+    template <typename Other>
+    bool read_in_place(const Other*, int64_t, MatrixB<Real>*) const {
+        return false;
+    }
+
+    Seen<Real> seen_by(const Unit& unit, int64_t i) const {
+        return {first_of(reach_, unit, i) - unit.first, end_of(reach_, unit, i, length_) - unit.first};
+    }
+
     const Attention& of_;
     const Reach& reach_;
     int64_t item_, head_, length_, features_, padded_;

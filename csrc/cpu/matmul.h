@@ -25,6 +25,10 @@ template <typename Real>
 struct MatrixB {
     const Real* data;
     int64_t row_stride;
+
+    __attribute__((always_inline)) MatrixB from(int64_t row) const {
+        return {data + row * row_stride, row_stride};
+    }
 };
 
 template <typename Real>

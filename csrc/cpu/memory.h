@@ -41,14 +41,13 @@ class Arena {
 
 // rows [count, features] -> columns [features, count]: to[d * to_stride + i] = rows(i)[d].
 template <typename Real>
-void transpose_rows(const Real* rows, int64_t row_stride, int64_t count, int64_t padded_features, Real* to,
-                    int64_t to_stride) {
+void transpose_rows(MatrixB<Real> rows, int64_t count, int64_t padded_features, Real* to, int64_t to_stride) {
     constexpr int lanes = kLanes<Real>;
     for (int64_t i = 0; i < count; i += lanes) {
         for (int64_t d = 0; d < padded_features; d += lanes) {
             Vec<Real> square[lanes];
             for (int64_t j = 0; j < lanes; ++j) {
-                square[j] = i + j < count ? load(rows + (i + j) * row_stride + d) : Vec<Real>{};
+                square[j] = i + j < count ? load(rows.data + (i + j) * rows.row_stride + d) : Vec<Real>{};
             }
             transpose<Real>(square);
             for (int64_t j = 0; j < lanes; ++j) store(to + (d + j) * to_stride + i, square[j]);
@@ -59,14 +58,17 @@ void transpose_rows(const Real* rows, int64_t row_stride, int64_t count, int64_t
 // Keys or values of an interval of frames: as rows, and transposed.
 template <typename Real>
 struct Packed {
-    Real* rows;     // [size, padded features]
+    MatrixB<Real>
+        rows;  // [size, padded features]: in the tensor itself where they can be read there, else in `copy`
+    Real* copy;
     Real* columns;  // [padded features, stride]
     int64_t stride;
 
     static Packed take(Arena& arena, int64_t size, int64_t padded_features) {
         Packed packed;
         packed.stride = round_up(size, kLanes<Real>) + kLanes<Real>;
-        packed.rows = arena.take<Real>(size * padded_features);
+        packed.copy = arena.take<Real>(size * padded_features);
+        packed.rows = {packed.copy, padded_features};
         packed.columns = arena.take<Real>(packed.stride * padded_features);
         return packed;
     }

@@ -47,7 +47,7 @@ static inline void store(Real* to, Vec<Real> v) {
 
 template <typename Real>
 static inline Vec<Real> splat(Real x) {
-    return Vec<Real>{} + x;
+    return x - Vec<Real>{};  // not `+`: -0 + 0 is 0, so that the compiler would really add
 }
 
 // e^x for x <= 0 (up to rounding). fp32: n = round(x / ln 2), a degree-6 polynomial on the rest, n put into
