@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only list of cases and peers. A peer is another way to compute the same numbers; each is checked before it is timed.
+"""The only list of cases and peers: other ways to compute the same numbers, each checked before it is timed.
 
 Shapes are those of a wav2vec 2.0 base encoder: 12 heads of 64 features, 30 s of 20 ms frames, A = 8, B = 64.
 """
@@ -42,7 +42,7 @@ class Case:
         return self.batch, HEADS, -(-FRAMES // self.reach.hop), self.reach.rows, FEATURES
 
     def rows_that_exist(self) -> torch.Tensor:
-        """1 for rows of frames inside the utterance, 0 for those behind it, which headrace makes zero and peers do not."""
+        """1 for rows of frames inside the utterance, 0 for those behind it: zero for headrace, anything for peers."""
         if not isinstance(self.reach, Blocks):
             return torch.ones(FRAMES, 1)
         count = -(-FRAMES // self.reach.hop)
