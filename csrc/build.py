@@ -25,7 +25,7 @@ CHECKOUT = SOURCES.parent
 OLDEST_TORCH = (2, 11)
 
 COMMON_FLAGS = "-std=c++17 -fPIC -fvisibility=hidden -Wall -Wextra"
-BINDING = ["library.cpp", "sa.cpp", "llsa.cpp", "cpu/run.cpp", "cpu/dispatch.cpp"]
+BINDING = ["library.cpp", "sa.cpp", "llsa.cpp", "step.cpp", "cpu/run.cpp", "cpu/dispatch.cpp"]
 KERNELS = "cpu/attention.cpp"
 
 # name: (bytes of a vector, flags). cpu/dispatch.cpp chooses among them when the library is loaded.

@@ -18,6 +18,7 @@
 
 #include "backward.h"
 #include "forward.h"
+#include "step.h"
 
 namespace headrace::HEADRACE_ISA {
 namespace {
@@ -60,6 +61,16 @@ void backward(const Backward& call, int64_t first_task, int64_t end_task, void* 
                  [&](auto element) { backward_of<decltype(element)>(call, first_task, end_task, scratch); });
 }
 
+size_t step_scratch_bytes(const Step& call) {
+    return call.element == Element::kFloat64 ? StepScratch<double>(call, nullptr).bytes
+                                             : StepScratch<float>(call, nullptr).bytes;
+}
+
+void step(const Step& call, int64_t first_task, int64_t end_task, void* scratch) {
+    with_element(call.element,
+                 [&](auto element) { step_of<decltype(element)>(call, first_task, end_task, scratch); });
+}
+
 void add_borders(const Backward& call, int64_t first_task, int64_t end_task) {
     with_element(call.of.element,
                  [&](auto element) { add_borders_of<decltype(element)>(call, first_task, end_task); });
@@ -77,6 +88,8 @@ const Kernels kKernels = {HEADRACE_TEXT(HEADRACE_ISA),
                           forward,
                           backward_scratch_bytes,
                           backward,
+                          step_scratch_bytes,
+                          step,
                           add_borders};
 
 }  // namespace headrace::HEADRACE_ISA

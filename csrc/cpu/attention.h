@@ -65,6 +65,23 @@ struct Backward {
     void* grad_bias_parts;  // [items, heads, segments, num_offsets], zeroed; null: none
 };
 
+// One tick of live running. A stream's ring holds the final keys and values of its last `ring_frames` frames,
+// frame s at s % ring_frames; its position is the number of frames that it has taken. A band takes key_rows
+// new frames and gives the query_rows = key_rows frames that lie look_ahead behind them; blocks take and give
+// the block at the position.
+struct Step {
+    int64_t streams, heads, query_rows, key_rows, features;
+    Reach reach;
+    Element element;
+    const int64_t* lengths;       // [streams] frames that exist; null: no end is known
+    View<const void> q, k, v;     // [streams, heads, rows, features]
+    View<void> y;                 // [streams, heads, query_rows, features]
+    void *key_ring, *value_ring;  // [slots, heads, ring_frames, features], contiguous
+    int64_t ring_frames;
+    const int64_t* positions;  // [slots]
+    const int64_t* slots;      // [streams], each once
+};
+
 // Tasks are independent; a task's result does not depend on which thread runs it.
 struct Kernels {
     const char* name;
@@ -74,6 +91,8 @@ struct Kernels {
     size_t (*backward_scratch_bytes)(const Backward&);
     void (*backward)(const Backward&, int64_t first_task, int64_t end_task,
                      void* scratch);  // items * heads * segments
+    size_t (*step_scratch_bytes)(const Step&);
+    void (*step)(const Step&, int64_t first_task, int64_t end_task, void* scratch);  // streams * heads
     void (*add_borders)(const Backward&, int64_t first_task,
                         int64_t end_task);  // items * heads * (segments - 1)
 };

@@ -3,25 +3,12 @@
 #pragma once
 
 #include "memory.h"
+#include "softmax.h"
 
 extern "C" double sqrt(double);
 
 namespace headrace::HEADRACE_ISA {
 namespace {  // one copy for each instruction set: see vector.h
-
-// The columns of a row of scores that count: [first, end).
-template <typename Real>
-struct Seen {
-    int64_t first, end;
-
-    // x where its column counts, `otherwise` elsewhere; x holds the columns from c on. Most vectors count as
-    // a whole.
-    Vec<Real> or_else(int64_t c, Vec<Real> x, Vec<Real> otherwise) const {
-        if (c >= first && c + kLanes<Real> <= end) return x;
-        const Vec<Real> column = lane_numbers<Real>() + static_cast<Real>(c);
-        return (column >= static_cast<Real>(first)) & (column < static_cast<Real>(end)) ? x : otherwise;
-    }
-};
 
 template <typename Element>
 class Head {
@@ -129,35 +116,16 @@ class Head {
         for (int64_t s = first; s < end; ++s) scores[s - unit.first] += bias[s];
     }
 
-    // Scores -> exp(score - largest) on the frames of row i, 0 elsewhere; returns their sum and the largest.
+    // Scores of row i -> exponentials, see softmax.h.
     Real exponentials(const Unit& unit, int64_t i, Real* scores, Real* most) const {
-        const Seen<Real> seen = seen_by(unit, i);
         add_bias(unit, i, scores);
-        const Vec<Real> nothing = splat<Real>(static_cast<Real>(-3e38));
-        Vec<Real> top = nothing;
-        for (int64_t c = 0; c < unit.keys(); c += lanes) {
-            const Vec<Real> x = seen.or_else(c, load(scores + c), nothing);
-            store(scores + c, x);
-            top = x > top ? x : top;
-        }
-        *most = largest<Real>(top);
-        Vec<Real> total{};
-        for (int64_t c = 0; c < unit.keys(); c += lanes) {
-            const Vec<Real> x = seen.or_else(c, exponential(load(scores + c) - *most), Vec<Real>{});
-            store(scores + c, x);
-            total += x;
-        }
-        return sum<Real>(total);
+        return HEADRACE_ISA::exponentials(seen_by(unit, i), unit.keys(), scores, most);
     }
 
-    // Scores -> the softmax's weights, with the log of its denominator known; 0 on frames that row i does not
-    // see.
+    // Scores of row i -> the softmax's weights, with the log of its denominator known.
     void weights(const Unit& unit, int64_t i, Real log_sum, Real* scores) const {
-        const Seen<Real> seen = seen_by(unit, i);
         add_bias(unit, i, scores);
-        for (int64_t c = 0; c < unit.keys(); c += lanes) {
-            store(scores + c, seen.or_else(c, exponential(load(scores + c) - log_sum), Vec<Real>{}));
-        }
+        weights_of(seen_by(unit, i), unit.keys(), log_sum, scores);
     }
 
   private:

@@ -17,4 +17,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_y, const 
                                                     const OptionalTensor& lengths, const OptionalTensor& bias,
                                                     const Reach& reach);
 
+// Changes rings and positions in place.
+Tensor step(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& key_ring,
+            const Tensor& value_ring, const Tensor& positions, const Tensor& slots,
+            const OptionalTensor& lengths, const Reach& reach);
+
 }  // namespace headrace::cpu

@@ -80,7 +80,7 @@ def _first_layer(
     check_lengths("llsa", lengths, q, q.shape[2])
     if lengths is None and q.shape[2] % blocks.hop:
         lengths = torch.full(q.shape[:1], q.shape[2], dtype=torch.int64, device=q.device)
-    return llsa(*(lay_out(x, blocks) for x in (q, k, v)), blocks, lengths, bias)
+    return llsa(lay_out(q, blocks), lay_out(k, blocks), lay_out(v, blocks), blocks, lengths, bias)
 
 
 def _groups(count: int, blocks: Blocks) -> list[blocked.Group]:

@@ -65,6 +65,7 @@ def _register() -> None:
         grads = _gradient(getattr(torch.ops.headrace, f"{name}_backward"), num_reach_arguments)
         torch.library.register_autograd(forward, grads, setup_context=_save)
         torch.library.register_autograd(backward, _no_second_gradient(name))
+        torch.library.register_fake(f"headrace::{name}_step", _fake_step)
 
 
 def _compute_type(q: torch.Tensor) -> torch.dtype:
@@ -89,6 +90,10 @@ def _fake_backward(
 ) -> tuple[torch.Tensor, ...]:
     grad_bias = q.new_empty((q.shape[1], 0 if bias is None else bias.shape[1]), dtype=_compute_type(q))
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), grad_bias
+
+
+def _fake_step(q: torch.Tensor, *_: Any) -> torch.Tensor:
+    return torch.empty_like(q)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:

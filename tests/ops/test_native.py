@@ -240,6 +240,15 @@ def test_opcheck(op, dtype):
     torch.library.opcheck(operation, (q, k, v, None, None, *reach))
 
 
+@pytest.mark.parametrize("op", ["sa_step", "llsa_step"])
+def test_opcheck_of_ticks(op):
+    q, k, v = (torch.randn(2, 2, 3, 16) for _ in range(3))
+    ring, positions, slots = torch.randn(3, 2, 9, 16), torch.tensor([4, 2, 0]), torch.tensor([2, 0])
+    reach = (2, 4) if op == "sa_step" else (2, 4, 1, False)
+    arguments = (q, k, v, ring, ring.clone(), positions, slots, torch.tensor([9, 9]), *reach)
+    torch.library.opcheck(getattr(torch.ops.headrace, op), arguments)
+
+
 @pytest.mark.parametrize("op", ["sa", "llsa"])
 def test_compiles_whole_for_any_number_of_frames(op):
     reach = Band(2, 3) if op == "sa" else Blocks(2, 3, 2)
