@@ -3,9 +3,9 @@
 
     python benchmarks/training.py                   # the tables; benchmarks/results/training_cpu.json
 
-The whole encoder (front-end and 12 layers of 768) compares ``sa`` with ``full`` through scaled_dot_product_attention; the
-stack of blocks alone compares ``llsa`` with ``sa``. The loss is the mean square of the result: an objective's own cost is
-the same for all.
+The whole encoder (front-end and 12 layers of 768) compares ``sa`` with ``full`` through scaled_dot_product_attention;
+the stack of blocks alone compares ``llsa`` with ``sa``. The loss is the mean square of the result: an objective's own
+cost is the same for all.
 """
 
 from __future__ import annotations
