@@ -49,8 +49,8 @@ def attention(results: dict[str, Any]) -> list[str]:
     for case in results["cases"]:
         for target in case["targets"]:
             lines.append(
-                f"- {sign(target['met'])}{case['case']}: {target['reached']:.1f} x faster than {target['against']}, wanted "
-                f"{target['wanted']} x"
+                f"- {sign(target['met'])}{case['case']}: {target['reached']:.1f} x faster than {target['against']}, "
+                f"wanted {target['wanted']} x"
             )
     return lines
 
@@ -63,8 +63,8 @@ def training(results: dict[str, Any]) -> list[str]:
     lines.append("")
     for case in results["cases"]:
         lines.append(
-            f"- {sign(case['met'])}{case['case']}: {case['top']} takes {case['reached']:.2f} x the time of {case['bottom']}, "
-            f"at most {case['most']:.2f} x wanted"
+            f"- {sign(case['met'])}{case['case']}: {case['top']} takes {case['reached']:.2f} x the time of "
+            f"{case['bottom']}, at most {case['most']:.2f} x wanted"
         )
     return lines
 
@@ -79,8 +79,8 @@ def where(results: dict[str, Any], name: str) -> str:
     m = results["machine"]
     script = name.split("_")[0]
     return (
-        f"{m['cpu']}, {m['threads']} threads, {m['instruction_set']}; torch {m['torch']}, Python {m['python']}; medians of "
-        f"{results['repeats']} interleaved runs; commit {m['commit']}; `python benchmarks/{script}.py`"
+        f"{m['cpu']}, {m['threads']} threads, {m['instruction_set']}; torch {m['torch']}, Python {m['python']}; medians "
+        f"of {results['repeats']} interleaved runs; commit {m['commit']}; `python benchmarks/{script}.py`"
     )
 
 
