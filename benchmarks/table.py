@@ -76,11 +76,11 @@ def sign(met: bool) -> str:
 
 def where(results: dict[str, Any], name: str) -> str:
     """The machine, the commit and the command."""
-    m = results["machine"]
+    m, repeats = results["machine"], results["repeats"]
     script = name.split("_")[0]
     return (
-        f"{m['cpu']}, {m['threads']} threads, {m['instruction_set']}; torch {m['torch']}, Python {m['python']}; medians "
-        f"of {results['repeats']} interleaved runs; commit {m['commit']}; `python benchmarks/{script}.py`"
+        f"{m['cpu']}, {m['threads']} threads, {m['instruction_set']}; torch {m['torch']}, Python {m['python']}; "
+        f"medians of {repeats} interleaved runs; commit {m['commit']}; `python benchmarks/{script}.py`"
     )
 
 
