@@ -7,7 +7,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 python := .venv/bin/python
 roots := $(if $(ASR_ROOT),--asr-root "$(ASR_ROOT)") $(if $(SER_ROOT),--ser-root "$(SER_ROOT)")
-kernel_sources = $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
+kernel_sources = $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 
 .PHONY: help demo results test test-all lint format setup clean
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from covering_array import covering_array
 
+from covering_array import covering_array
 from headrace import ops
 from headrace.ops.layout import num_blocks
 from headrace.reach import Band, Blocks
