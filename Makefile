@@ -7,6 +7,8 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 python := .venv/bin/python
 roots := $(if $(ASR_ROOT),--asr-root "$(ASR_ROOT)") $(if $(SER_ROOT),--ser-root "$(SER_ROOT)")
+# whole files side by side, one thread each; what a file's tests share is made once
+side_by_side := OMP_NUM_THREADS=1 $(python) -P -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 kernel_sources = $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 
 .PHONY: help demo results test test-all lint format setup clean
@@ -21,10 +23,10 @@ results: setup      ## the table of RESULTS.md, on an4 and emodb; resumes where 
 	@$(python) experiments/run.py an4_emodb $(roots) --markdown RESULTS.md
 
 test: setup      ## the fast tests
-	@$(python) -P -m pytest -m "not slow and not gpu"
+	@$(side_by_side) -m "not slow and not gpu"
 
 test-all: setup      ## every test, the slow proofs too
-	@$(python) -P -m pytest
+	@$(side_by_side)
 
 lint: setup      ## ruff, pyright on headrace/, codespell; clang-format when csrc/ has sources
 	@.venv/bin/ruff check .

