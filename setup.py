@@ -36,6 +36,12 @@ class BuildNative(build_ext):
         except module.CannotBuildError as error:
             self.warn(f"headrace is installed without its native kernels and runs on the torch path: {error}")
 
+    def copy_extensions_to_source(self) -> None:
+        super().copy_extensions_to_source()  # an editable install
+        record = Path(self.build_lib) / "headrace" / "native_build.json"
+        if record.exists():
+            self.copy_file(str(record), str(CHECKOUT / "headrace" / record.name))
+
     def get_outputs(self) -> list[str]:
         # the record stands beside the kernels, also where these were not built
         every = [Path(path) for path in super().get_outputs()]

@@ -348,6 +348,10 @@ def test_no_function_of_an_instruction_set_can_stand_in_for_another():
         assert not [line for line in symbols.splitlines() if line.split()[-2] in "WVu"], path.name
 
 
+def test_how_the_kernels_were_built_is_known():
+    assert native.STATUS.build["built"] and native.STATUS.cpu_instruction_set in native.STATUS.build["instruction_sets"]
+
+
 def test_backend_refuses_what_it_does_not_know():
     with pytest.raises(ValueError, match="one of native, torch, got 'cuda'"), ops.backend("cuda"):
         pass
