@@ -22,47 +22,69 @@
 
 namespace headrace {
 
-struct Reach {
-    int64_t look_ahead;  // A
-    int64_t look_back;   // B, or -1
-    int64_t hop;         // final rows of a block
-    int64_t rows;        // rows of a block: hop + A, or 1 for a band
-    bool is_band;        // SA
-    bool per_block;      // the look-back counts from the block's first frame
+// Int is int64_t, or int for kernels that count frames in 32 bits.
+template <typename Int>
+struct ReachOf {
+    Int look_ahead;  // A
+    Int look_back;   // B, or -1
+    Int hop;         // final rows of a block
+    Int rows;        // rows of a block: hop + A, or 1 for a band
+    bool is_band;    // SA
+    bool per_block;  // the look-back counts from the block's first frame
 
-    static HEADRACE_BOTH Reach band(int64_t look_ahead, int64_t look_back) {
-        return Reach{look_ahead, look_back, 1, 1, true, false};
+    static HEADRACE_BOTH ReachOf band(Int look_ahead, Int look_back) {
+        return ReachOf{look_ahead, look_back, 1, 1, true, false};
     }
 
-    static HEADRACE_BOTH Reach of_blocks(int64_t look_ahead, int64_t look_back, int64_t hop, bool per_block) {
-        return Reach{look_ahead, look_back, hop, hop + look_ahead, false, per_block};
+    static HEADRACE_BOTH ReachOf of_blocks(Int look_ahead, Int look_back, Int hop, bool per_block) {
+        return ReachOf{look_ahead, look_back, hop, hop + look_ahead, false, per_block};
     }
 
-    HEADRACE_BOTH int64_t frame(int64_t block, int64_t row) const { return block * hop + row; }
+    HEADRACE_BOTH Int frame(Int block, Int row) const { return block * hop + row; }
 
     // First frame that a row sees.
-    HEADRACE_BOTH int64_t first(int64_t block, int64_t row) const {
+    HEADRACE_BOTH Int first(Int block, Int row) const {
         if (look_back < 0) return 0;
-        const int64_t from = (per_block ? block * hop : frame(block, row)) - look_back;
+        const Int from = (per_block ? block * hop : frame(block, row)) - look_back;
         return from > 0 ? from : 0;
     }
 
     // One past the last frame that a row sees, in an item of `length` frames.
-    HEADRACE_BOTH int64_t end(int64_t block, int64_t row, int64_t length) const {
-        const int64_t to = is_band ? frame(block, row) + look_ahead + 1 : block * hop + rows;
+    HEADRACE_BOTH Int end(Int block, Int row, Int length) const {
+        const Int to = is_band ? frame(block, row) + look_ahead + 1 : block * hop + rows;
         return to < length ? to : length;
     }
 
     // First frame that is looked up among the block's own rows rather than among the final ones.
-    HEADRACE_BOTH int64_t own_begin(int64_t block) const { return is_band ? INT64_MAX : block * hop; }
+    HEADRACE_BOTH Int own_begin(Int block) const {
+        constexpr Int never = static_cast<Int>(~uint64_t{0} >> (65 - 8 * sizeof(Int)));
+        return is_band ? never : block * hop;
+    }
+
+    // Blocks with a row that sees row `row` of `block`, were it not for the staircase of `first`:
+    // [first_seer, end_seer).
+    HEADRACE_BOTH Int first_seer(Int block, Int row) const {
+        if (!is_band) return block;
+        const Int from = frame(block, row) - look_ahead;
+        return from > 0 ? from : 0;
+    }
+    HEADRACE_BOTH Int end_seer(Int block, Int row, Int length) const {
+        if (row >= hop) return block + 1;  // provisional: its own block alone
+        const Int blocks = (length + hop - 1) / hop;
+        if (look_back < 0) return blocks;
+        const Int to = (frame(block, row) + look_back) / hop + 1;
+        return to < blocks ? to : blocks;
+    }
 
     // Key frame minus query frame of the first entry of the relative bias.
-    HEADRACE_BOTH int64_t lowest_offset() const { return -(per_block ? look_back + rows - 1 : look_back); }
+    HEADRACE_BOTH Int lowest_offset() const { return -(per_block ? look_back + rows - 1 : look_back); }
 
     // Entries of the relative bias.
-    HEADRACE_BOTH int64_t num_offsets() const {
+    HEADRACE_BOTH Int num_offsets() const {
         return look_back < 0 ? 0 : (is_band ? look_ahead : rows - 1) - lowest_offset() + 1;
     }
 };
+
+using Reach = ReachOf<int64_t>;
 
 }  // namespace headrace

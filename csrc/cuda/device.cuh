@@ -17,6 +17,7 @@ struct Float16 {
 };
 
 constexpr int kWarp = 32;
+constexpr float kLog2E = 1.44269504f;
 
 }  // namespace headrace::cuda
 
@@ -32,8 +33,8 @@ namespace headrace::cuda {
 HEADRACE_DEVICE int thread() {
     return static_cast<int>(threadIdx.x);
 }
-HEADRACE_DEVICE int64_t block() {
-    return static_cast<int64_t>(blockIdx.x);
+HEADRACE_DEVICE int block() {
+    return static_cast<int>(blockIdx.x);
 }
 HEADRACE_DEVICE void barrier() {
     __syncthreads();
@@ -92,6 +93,26 @@ HEADRACE_DEVICE uint32_t pack(float x, float y, Float16) {
     return *reinterpret_cast<const uint32_t*>(&both);
 }
 
+HEADRACE_DEVICE float to_float(BFloat16 x) {
+    return __uint_as_float(static_cast<uint32_t>(x.bits) << 16);
+}
+HEADRACE_DEVICE float to_float(Float16 x) {
+    return __half2float(__ushort_as_half(x.bits));
+}
+HEADRACE_DEVICE BFloat16 from_float(float x, BFloat16) {
+    return BFloat16{__bfloat16_as_ushort(__float2bfloat16_rn(x))};
+}
+HEADRACE_DEVICE Float16 from_float(float x, Float16) {
+    return Float16{__half_as_ushort(__float2half_rn(x))};
+}
+
+// Threads of a warp see what each other wrote before.
+HEADRACE_DEVICE void warp_barrier() {
+    __syncwarp();
+}
+HEADRACE_DEVICE float value_of_lane(float x, int lane) {
+    return __shfl_sync(0xffffffffu, x, lane);
+}
 HEADRACE_DEVICE float exchange(float x, int lanes_apart) {
     return __shfl_xor_sync(0xffffffffu, x, lanes_apart);
 }
@@ -109,6 +130,22 @@ HEADRACE_DEVICE float log_2(float x) {
 #endif
 
 namespace headrace::cuda {
+
+HEADRACE_DEVICE float to_float(float x) {
+    return x;
+}
+HEADRACE_DEVICE float from_float(float x, float) {
+    return x;
+}
+
+// Two neighbours in memory.
+template <typename Element>
+HEADRACE_DEVICE void store_pair(Element* to, float x, float y) {
+    *reinterpret_cast<uint32_t*>(to) = pack(x, y, Element{});
+}
+HEADRACE_DEVICE void store_pair(float* to, float x, float y) {
+    *reinterpret_cast<float2*>(to) = float2{x, y};
+}
 
 // Over the four lanes that share a row of sums.
 HEADRACE_DEVICE float largest_of_row(float x) {
@@ -130,6 +167,14 @@ HEADRACE_DEVICE int smallest_of_warp(int x) {
 }
 HEADRACE_DEVICE int largest_of_warp(int x) {
     return -smallest_of_warp(-x);
+}
+HEADRACE_DEVICE float largest_number_of_warp(float x) {
+    for (int apart = 1; apart < kWarp; apart *= 2) x = fmaxf(x, exchange(x, apart));
+    return x;
+}
+HEADRACE_DEVICE float sum_of_warp(float x) {
+    for (int apart = 1; apart < kWarp; apart *= 2) x += exchange(x, apart);
+    return x;
 }
 
 }  // namespace headrace::cuda

@@ -1,61 +1,130 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CUDA kernels, run on the host by emulator.h, for tests/csrc/test_cuda_emulated.py.
 #define HEADRACE_EMULATED
+#include "../../csrc/cuda/backward.cuh"
 #include "../../csrc/cuda/forward.cuh"
+#include "../../csrc/cuda/step.cuh"
 
 using namespace headrace;
 using namespace headrace::cuda;
 
 namespace {
 
-template <typename Traits>
-void run(const Forward& call) {
-    std::vector<uint4> shared(Traits::kSharedBytes / sizeof(uint4));
-    const int64_t blocks = call.of.items * call.of.heads * Tiling::of(call.of).tiles;
-    for (int64_t i = 0; i < blocks; ++i) {
-        std::memset(shared.data(), 0xff, Traits::kSharedBytes);  // NaN
-        Emulator::now().run(i, Traits::kThreads, [&] { forward_tile<Traits>(call, shared.data()); });
-    }
-}
-
-template <typename Element>
-void with_features(const Forward& call) {
-    if (call.of.features <= 32) return run<ForwardTraits<Element, 32>>(call);
-    if (call.of.features <= 64) return run<ForwardTraits<Element, 64>>(call);
-    if (call.of.features <= 96) return run<ForwardTraits<Element, 96>>(call);
-    return run<ForwardTraits<Element, 128>>(call);
-}
-
-}  // namespace
-
-// sizes: items, heads, blocks, query_rows, features; strides: item, head, block, row of q, k, v, y.
-extern "C" int headrace_emulated_forward(const int64_t* sizes, const int64_t* strides, const int64_t* reach,
-                                         int is_half, const int64_t* lengths, const float* bias,
-                                         const void* q, const void* k, const void* v, void* y,
-                                         float* log_sums) {
-    const auto stride = [&](int i) {
-        return Strides{strides[4 * i], strides[4 * i + 1], strides[4 * i + 2], strides[4 * i + 3]};
-    };
-    Forward call{};
-    call.of = Attention{
-        sizes[0],
-        sizes[1],
-        sizes[2],
-        sizes[3],
-        sizes[4],
-        reach[0] ? Reach::band(reach[1], reach[2]) : Reach::of_blocks(reach[1], reach[2], reach[3], reach[4]),
-        is_half ? headrace::Element::kFloat16 : headrace::Element::kBFloat16,
-        lengths,
-        bias,
-        {q, stride(0)},
-        {k, stride(1)},
-        {v, stride(2)}};
-    call.y = {y, stride(3)};
-    call.log_sums = log_sums;
+// A grid of `blocks`, one after the other, each in shared memory that is full of NaN.
+int run(int64_t blocks, int threads, int shared_bytes, const std::function<void(void*)>& kernel) {
+    std::vector<uint4> shared(shared_bytes / sizeof(uint4) + 1);
     try {
-        is_half ? with_features<Float16>(call) : with_features<BFloat16>(call);
+        for (int64_t i = 0; i < blocks; ++i) {
+            std::memset(shared.data(), 0xff, shared.size() * sizeof(uint4));
+            Emulator::now().run(i, threads, [&] { kernel(shared.data()); });
+        }
     } catch (const std::exception&) {
         return 1;
     }
     return 0;
+}
+
+template <typename Run>
+int with_element(headrace::Element element, const Run& run) {
+    if (element == headrace::Element::kFloat32) return run(float{});
+    if (element == headrace::Element::kFloat16) return run(Float16{});
+    return run(BFloat16{});
+}
+
+Reach reach_of(const int64_t* numbers) {
+    return numbers[0] ? Reach::band(numbers[1], numbers[2])
+                      : Reach::of_blocks(numbers[1], numbers[2], numbers[3], numbers[4]);
+}
+
+Strides strides_of(const int64_t* strides) {
+    return {strides[0], strides[1], strides[2], strides[3]};
+}
+
+}  // namespace
+
+// What test_cuda_emulated.py fills in: sizes are items, heads, blocks, query_rows, features; strides are item,
+// head, block, row of q, k, v, y, grad_y, grad_q, grad_k, grad_v.
+struct Given {
+    int64_t sizes[5], strides[8][4], reach[5], element;
+    const int64_t* lengths;
+    const float* bias;
+    void* data[8];
+    float *log_sums, *grad_bias_parts;
+
+    View<const void> reading(int i) const { return {data[i], strides_of(strides[i])}; }
+    View<void> writing(int i) const { return {data[i], strides_of(strides[i])}; }
+
+    Attention attention() const {
+        return Attention{sizes[0],     sizes[1], sizes[2],   sizes[3],  sizes[4],
+                         reach_of(reach), static_cast<headrace::Element>(element), lengths, bias,
+                         reading(0),   reading(1), reading(2)};
+    }
+};
+
+extern "C" int emulated_forward(const Given* given) {
+    const Planned<Forward> planned(Forward{given->attention(), given->writing(3), given->log_sums});
+    const Attention& of = planned.call.of;
+    return with_element(of.element, [&](auto element) {
+        return with_features<ForwardTraits, decltype(element)>(of.features, [&](auto traits) {
+            using Traits = decltype(traits);
+            return run(of.items * of.heads * planned.plan.tiles, kThreads, Traits::kSharedBytes,
+                       [&](void* shared) { forward_tile<Traits>(planned, shared); });
+        });
+    });
+}
+
+extern "C" int64_t emulated_bias_parts(const Given* given) {
+    return Plan::of(given->attention()).tiles * kWarps;
+}
+
+extern "C" int emulated_backward(const Given* given) {
+    using Call = headrace::cuda::Backward;
+    const Planned<Call> planned(Call{given->attention(), given->reading(3), given->reading(4), given->log_sums,
+                                     given->writing(5), given->writing(6), given->writing(7),
+                                     given->grad_bias_parts});
+    const Attention& of = planned.call.of;
+    return with_element(of.element, [&](auto element) {
+        return with_features<BackwardTraits, decltype(element)>(of.features, [&](auto traits) {
+            using Traits = decltype(traits);
+            return run(of.items * of.heads * (planned.plan.tiles + planned.plan.key_tiles), kThreads,
+                       Traits::kSharedBytes, [&](void* shared) { backward_tile<Traits>(planned, shared); });
+        });
+    });
+}
+
+// Sizes are streams, heads, query_rows, key_rows, features, ring frames; strides are item, head, row of q, k,
+// v, y.
+struct GivenStep {
+    int64_t sizes[6], strides[4][3], reach[5], element;
+    const int64_t *lengths, *positions, *slots;
+    void* data[4];
+    void *key_ring, *value_ring;
+};
+
+extern "C" int emulated_step(const GivenStep* given) {
+    const auto strides = [&](int i) {
+        return Strides{given->strides[i][0], given->strides[i][1], 0, given->strides[i][2]};
+    };
+    const int64_t* sizes = given->sizes;
+    const Step call{sizes[0],
+                    sizes[1],
+                    sizes[2],
+                    sizes[3],
+                    sizes[4],
+                    reach_of(given->reach),
+                    static_cast<headrace::Element>(given->element),
+                    given->lengths,
+                    {given->data[0], strides(0)},
+                    {given->data[1], strides(1)},
+                    {given->data[2], strides(2)},
+                    {given->data[3], strides(3)},
+                    given->key_ring,
+                    given->value_ring,
+                    sizes[5],
+                    given->positions,
+                    given->slots};
+    return with_element(call.element, [&](auto element) {
+        return run(call.streams * call.heads, kStepThreads, step_shared_bytes(call.features),
+                   [&](void* shared) { Tick<decltype(element)>(call, shared).run(); });
+    });
 }

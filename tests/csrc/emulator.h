@@ -20,6 +20,12 @@
 struct uint4 {
     uint32_t x, y, z, w;
 };
+struct float4 {
+    float x, y, z, w;
+};
+struct float2 {
+    float x, y;
+};
 inline float rsqrtf(float x) {
     return 1 / std::sqrt(x);
 }
@@ -110,8 +116,8 @@ class Emulator {
 inline int thread() {
     return Emulator::now().thread();
 }
-inline int64_t block() {
-    return Emulator::now().block();
+inline int block() {
+    return static_cast<int>(Emulator::now().block());
 }
 inline void barrier() {
     Emulator::now().meet_all();
@@ -151,6 +157,16 @@ inline uint16_t narrow(float x, Float16) {
     uint16_t bits;
     std::memcpy(&bits, &half, 2);
     return bits;
+}
+inline float to_float(BFloat16 x) {
+    return widen(x.bits, x);
+}
+inline float to_float(Float16 x) {
+    return widen(x.bits, x);
+}
+template <typename Element>
+inline Element from_float(float x, Element type) {
+    return Element{narrow(x, type)};
 }
 template <typename Element>
 inline uint32_t pack(float x, float y, Element type) {
@@ -212,15 +228,22 @@ inline void multiply_add(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, 
     e.meet_warp();
 }
 
+inline void warp_barrier() {
+    Emulator::now().meet_warp();
+}
 template <typename Number>
-inline Number exchange(Number x, int lanes_apart) {
+inline Number value_of_lane(Number x, int lane) {
     Emulator& e = Emulator::now();
     std::memcpy(e.own_slot().words, &x, 4);
     e.meet_warp();
     Number other;
-    std::memcpy(&other, e.slot((thread() % kWarp) ^ lanes_apart).words, 4);
+    std::memcpy(&other, e.slot(lane).words, 4);
     e.meet_warp();
     return other;
+}
+template <typename Number>
+inline Number exchange(Number x, int lanes_apart) {
+    return value_of_lane(x, (thread() % kWarp) ^ lanes_apart);
 }
 inline float power_of_2(float x) {
     return std::exp2(x);

@@ -10,101 +10,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attention_problem import BACKWARD, OF_BLOCKS, PARAMETERS, Problem, check, name_of, relative_errors
 from covering_array import covering_array
 from headrace import ops
-from headrace.ops import native, reference
+from headrace.ops import native
 from headrace.ops.layout import lay_out, num_blocks
 from headrace.reach import Band, Blocks
 
 pytestmark = pytest.mark.skipif(not native.STATUS.is_loaded, reason=native.STATUS.reason)
 
-HEADS = 2
 LONGEST_LITERAL = 97  # frames; the definition's loops over more are slow, and run in `make test-all`
-FORWARD, BACKWARD = 2e-6, 1e-5  # relative error in fp32
-FLOOR = {torch.bfloat16: 2.0**-11, torch.float16: 2.0**-14}  # an eighth of a rounding error
-
-PARAMETERS = {
-    "T": [0, 1, 2, "A", "B", "A+B", "A+B+1", 63, 64, 65, 97, 333, 1500],
-    "A": [0, 1, 3, 8, 16],
-    "B": [0, 1, 3, 8, 64, 120, "T+5", None],
-    "D": [16, 32, 64, 80, 128],
-    "dtype": [torch.float32, torch.float64, torch.bfloat16, torch.float16],
-    "memory": ["contiguous", "heads inside", "every other", "expanded"],
-    "lengths": ["whole", "ragged", "on the edge"],
-    "items": [0, 1, 3],
-    "bias": [False, True],
-}
 CASES = {
     "sa": covering_array(PARAMETERS),
-    "llsa": covering_array({**PARAMETERS, "hop": [1, 2, 8, 16], "per_block": [False, True]}, seed=1),
+    "llsa": covering_array({**PARAMETERS, **OF_BLOCKS}, seed=1),
 }
-
-
-def resolve(case):
-    """T and B may be written in terms of the others."""
-    ahead, back, frames = case["A"], case["B"], case["T"]
-    known_back = back if isinstance(back, int) else 7
-    known = {"A": ahead, "B": known_back, "A+B": ahead + known_back, "A+B+1": ahead + known_back + 1}
-    frames = known.get(frames, frames)
-    return frames, ahead, frames + 5 if back == "T+5" else back
-
-
-def tensor_in_memory(shape, dtype, memory):
-    """Random numbers [N, H, ..., D]; unit stride in D, whatever else."""
-    if memory == "heads inside":
-        return torch.randn(shape[0], *shape[2:-1], shape[1], shape[-1]).to(dtype).movedim(-2, 1)
-    if memory == "every other":
-        return torch.randn(*shape[:2], 2 * shape[2], *shape[3:]).to(dtype)[:, :, ::2]
-    if memory == "expanded":
-        return torch.randn(1, 1, *shape[2:]).to(dtype).expand(shape)
-    return torch.randn(shape).to(dtype)
-
-
-class Problem:
-    """One case: the inputs, and the outputs and gradients that anyone makes of them."""
-
-    def __init__(self, op, case):
-        frames, ahead, back = resolve(case)
-        self.op, self.dtype = op, case["dtype"]
-        self.reach = Band(ahead, back) if op == "sa" else Blocks(ahead, back, case["hop"], case["per_block"])
-        shape = (case["items"], HEADS, frames, case["D"])
-        if op == "llsa":
-            shape = (*shape[:2], num_blocks(frames, self.reach), self.reach.rows, case["D"])
-        self.inputs = [tensor_in_memory(shape, self.dtype, case["memory"]) for _ in range(4)]
-        edge = max(frames - 1, 0) if case["lengths"] == "on the edge" else None
-        draw = torch.randint(0, frames + 1, (case["items"],)) if edge is None else torch.full((case["items"],), edge)
-        self.lengths = None if case["lengths"] == "whole" else draw
-        self.bias = None
-        if case["bias"] and back is not None:
-            lowest, highest = self.reach.offsets()
-            self.bias = torch.randn(HEADS, highest - lowest + 1)
-        self.frames = frames
-
-    def run(self, call, dtype=None):
-        """y and the gradients of q, k, v and bias, in float64."""
-        *qkv, grad = [x.to(dtype or x.dtype) for x in self.inputs]
-        leaves = [x.detach().requires_grad_() for x in qkv]
-        if self.bias is not None:
-            leaves.append(self.bias.to(torch.promote_types(dtype or self.dtype, torch.float32)).requires_grad_())
-        y = call(*leaves[:3], self.reach, self.lengths, leaves[3] if self.bias is not None else None)
-        if not y.requires_grad:  # the literal definition of nothing has no graph
-            return [y.double(), *(torch.zeros_like(x).double() for x in leaves)]
-        grads = torch.autograd.grad(y, leaves, grad, allow_unused=True)
-        return [
-            y.detach().double(),
-            *(torch.zeros_like(x) if g is None else g.double() for g, x in zip(grads, leaves, strict=True)),
-        ]
-
-    def native(self):
-        with ops.backend("native"):
-            return self.run(getattr(ops, self.op))
-
-    def torch(self, dtype=None):
-        with ops.backend("torch"):
-            return self.run(getattr(ops, self.op), dtype)
-
-    def literal(self):
-        return self.run(getattr(reference, self.op), torch.float64)
 
 
 @pytest.fixture
@@ -115,26 +34,6 @@ def poisoned():
     torch.use_deterministic_algorithms(False)
 
 
-def relative_errors(got, truth):
-    return [((a - b).norm() / b.norm().clamp_min(1e-30)).item() for a, b in zip(got, truth, strict=True)]
-
-
-def check(problem, truth):
-    errors = relative_errors(problem.native(), truth)
-    if problem.dtype in FLOOR:
-        allowed = [2 * error + FLOOR[problem.dtype] for error in relative_errors(problem.torch(), truth)]
-    else:
-        forward, backward = (1e-12, 1e-12) if problem.dtype == torch.float64 else (FORWARD, BACKWARD)
-        allowed = [forward] + [backward] * (len(errors) - 1)
-    for name, error, most in zip(["y", "q", "k", "v", "bias"], errors, allowed, strict=False):
-        assert error <= most, f"{name}: relative error {error:.2g}, at most {most:.2g}"
-
-
-def name_of(case):
-    words = [f"{k}{str(v).removeprefix('torch.')}" for k, v in case.items() if not isinstance(v, bool)]
-    return "-".join(words + [k for k, v in case.items() if v is True])
-
-
 def each_case(op):
     return pytest.mark.parametrize("case", CASES[op], ids=name_of)
 
@@ -142,7 +41,8 @@ def each_case(op):
 def check_against_the_definition(op, case):
     torch.manual_seed(len(name_of(case)))
     problem = Problem(op, case)
-    check(problem, problem.literal() if problem.frames <= LONGEST_LITERAL else problem.torch(torch.float64))
+    truth = problem.literal() if problem.frames <= LONGEST_LITERAL else problem.torch(torch.float64)
+    check(problem, problem.native(), truth)
 
 
 @each_case("sa")
@@ -162,7 +62,7 @@ def test_long_utterances_are_the_literal_loops(op, frames):
     torch.manual_seed(0)
     case = {"T": frames, "A": 8, "B": 64, "D": 64, "dtype": torch.float32, "memory": "contiguous", "lengths": "ragged"}
     problem = Problem(op, {**case, "items": 2, "bias": True, "hop": 1, "per_block": False})
-    check(problem, problem.literal())
+    check(problem, problem.native(), problem.literal())
 
 
 @settings(max_examples=40, deadline=None)
@@ -173,7 +73,7 @@ def test_any_reach_is_the_torch_path(frames, ahead, back, hop, per_block):
     case |= {"lengths": "ragged", "items": 2, "bias": True, "hop": hop, "per_block": per_block}
     for op in ("sa", "llsa"):
         problem = Problem(op, case)
-        check(problem, problem.torch(torch.float64))
+        check(problem, problem.native(), problem.torch(torch.float64))
 
 
 @pytest.mark.parametrize(

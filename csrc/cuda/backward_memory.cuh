@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sizes of a thread block of backward, and what lies where in its shared memory.
+#pragma once
+
+#include "call.h"
+#include "warp.cuh"
+
+namespace headrace::cuda {
+
+template <typename Element_, int kFeatures_>
+struct BackwardTraits {
+    using Element = Element_;
+    static constexpr int kFeatures = kFeatures_;
+    static constexpr int kStride = RowsOf<Element, kFeatures>::kStride;
+    static constexpr int kChunk = sizeof(Element) == 2 || kFeatures <= 64 ? 64 : kFeatures <= 96 ? 32 : 16;
+    static constexpr int kColumnBytes = 5 * 4 * kChunk;
+    static constexpr int kSharedBytes = 2 * (kTileRows + kChunk) * kStride * sizeof(Element) + kColumnBytes;
+};
+
+// Pointers into shared memory: two tensors' rows of this side, two of the other.
+template <typename Traits>
+struct BackwardMemory {
+    using Element = typename Traits::Element;
+    Element *first_own, *second_own, *first_other, *second_other;
+    void* columns;
+
+    HEADRACE_DEVICE explicit BackwardMemory(void* shared) {
+        first_own = static_cast<Element*>(shared);
+        second_own = first_own + kTileRows * Traits::kStride;
+        first_other = second_own + kTileRows * Traits::kStride;
+        second_other = first_other + Traits::kChunk * Traits::kStride;
+        columns = second_other + Traits::kChunk * Traits::kStride;
+    }
+};
+
+}  // namespace headrace::cuda

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// The 16 query rows of one warp: which of a tile's keys they see.
+#pragma once
+
+#include "products.cuh"
+
+namespace headrace::cuda {
+
+constexpr int kWarps = kTileRows / 16;
+constexpr int kThreads = kWarps * kWarp;
+
+// Groups of 16 keys of a chunk that some row of a warp sees.
+struct Groups {
+    Interval finals, owns;
+
+    HEADRACE_DEVICE int count() const { return finals.end - finals.begin + owns.end - owns.begin; }
+    HEADRACE_DEVICE int at(int n) const {
+        const int of_finals = finals.end - finals.begin;
+        return n < of_finals ? finals.begin + n : owns.begin + n - of_finals;
+    }
+};
+
+// A lane holds two rows, lane / 4 and lane / 4 + 8 of the warp's.
+class QueryWarp {
+  public:
+    HEADRACE_DEVICE QueryWarp(const Plan& plan, const Tile& tile)
+        : first_row_(thread() / kWarp * 16), lane_(thread() % kWarp) {
+        constexpr int far = 1 << 30;
+        const auto clear_if_empty = [](Interval& seen) {
+            if (seen.begin >= seen.end) seen = Interval{far, -far};
+        };
+        const Place mine = tile.query(plan, first_row_ + lane_ % 16);
+        finals_ = mine.exists ? tile.finals_of(plan, mine) : Interval{0, 0};
+        owns_ = mine.exists ? tile.owns_of(plan, mine) : Interval{0, 0};
+        clear_if_empty(finals_);
+        clear_if_empty(owns_);
+        finals_ = Interval{smallest_of_warp(finals_.begin), largest_of_warp(finals_.end)};
+        owns_ = Interval{smallest_of_warp(owns_.begin), largest_of_warp(owns_.end)};
+        for (int half = 0; half < 2; ++half) {
+            const Place place = tile.query(plan, row(half));
+            seen_finals_[half] = place.exists ? tile.finals_of(plan, place) : Interval{0, 0};
+            seen_owns_[half] = place.exists ? tile.owns_of(plan, place) : Interval{0, 0};
+        }
+    }
+
+    HEADRACE_DEVICE int first_row() const { return first_row_; }
+    HEADRACE_DEVICE int lane() const { return lane_; }
+    HEADRACE_DEVICE int row(int half) const { return first_row_ + lane_ / 4 + 8 * half; }
+
+    // Of the chunk of keys numbered [begin, end).
+    HEADRACE_DEVICE Groups groups(int begin, int end) const {
+        return Groups{groups_in(finals_, begin, end), groups_in(owns_, begin, end)};
+    }
+
+    HEADRACE_DEVICE bool sees(int half, int number) const {
+        return (number >= seen_finals_[half].begin && number < seen_finals_[half].end) ||
+               (number >= seen_owns_[half].begin && number < seen_owns_[half].end);
+    }
+
+    // Place in the head's relative bias of a key that the row sees.
+    HEADRACE_DEVICE int offset(const Plan& plan, const Tile& tile, int half, int number) const {
+        const Place key = tile.key(plan, number), query = tile.query(plan, row(half));
+        return plan.reach.frame(key.block, key.row) - plan.reach.frame(query.block, query.row) -
+               plan.lowest_offset;
+    }
+
+    // What is added to a score, in powers of 2.
+    HEADRACE_DEVICE float bias(const Plan& plan, const Tile& tile, int half, int number) const {
+        if (plan.bias == nullptr || !sees(half, number)) return 0;
+        return plan.bias[tile.head * plan.num_offsets + offset(plan, tile, half, number)] * kLog2E;
+    }
+
+  private:
+    HEADRACE_DEVICE static Interval groups_in(Interval seen, int begin, int end) {
+        const int from = seen.begin > begin ? seen.begin : begin, to = seen.end < end ? seen.end : end;
+        return from < to ? Interval{(from - begin) / 16, (to - begin + 15) / 16} : Interval{0, 0};
+    }
+
+    int first_row_, lane_;
+    Interval finals_, owns_;                  // numbers that any row of the warp sees
+    Interval seen_finals_[2], seen_owns_[2];  // that each of the lane's rows sees
+};
+
+// Scores in powers of 2 are this times the product.
+HEADRACE_DEVICE float score_scale(const Plan& plan) {
+    return kLog2E * rsqrtf(static_cast<float>(plan.features));
+}
+
+// The tile's keys numbered [begin, end), up to a multiple of 16, by all threads.
+template <int kFeatures, typename Element>
+HEADRACE_DEVICE void load_keys(Element* to, const Plan& plan, const Tile& tile,
+                               const Source<const Element>& from, int begin, int end) {
+    load_rows<kFeatures, kThreads>(to, (end - begin + 15) / 16 * 16, plan.features, from.aligned,
+                                   [&](int i) { return from.at_if_exists(tile.key(plan, begin + i)); });
+}
+
+// The tile's query rows of a tensor, by all threads; zeros for rows that do not exist.
+template <int kFeatures, typename Element>
+HEADRACE_DEVICE void load_queries(Element* to, const Plan& plan, const Tile& tile,
+                                  const Source<const Element>& from) {
+    load_rows<kFeatures, kThreads>(to, kTileRows, plan.features, from.aligned,
+                                   [&](int i) { return from.at_if_exists(tile.query(plan, i)); });
+}
+
+// The warp's 16 rows, from shared memory to where the tile's query rows lie.
+template <int kFeatures, typename Element>
+HEADRACE_DEVICE void store_queries(const Element* rows, const Plan& plan, const Tile& tile,
+                                   const Source<Element>& to) {
+    const int first = thread() / kWarp * 16;
+    store_rows_of_warp<kFeatures>(
+        rows + first * RowsOf<Element, kFeatures>::kStride, plan.features, to.aligned,
+        [&](int i) { return first + i < tile.rows ? to.at(tile.query(plan, first + i)) : nullptr; });
+}
+
+}  // namespace headrace::cuda

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One problem for whoever computes ``sa`` and ``llsa``: inputs in memory, outputs, every gradient, allowed errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from headrace import ops
+from headrace.ops import reference
+from headrace.ops.layout import num_blocks
+from headrace.reach import Band, Blocks
+
+HEADS = 2
+FORWARD, BACKWARD = 2e-6, 1e-5  # relative error in fp32
+FLOOR = {torch.bfloat16: 2.0**-11, torch.float16: 2.0**-14}  # an eighth of a rounding error
+
+Results = list[torch.Tensor]  # y and the gradients of q, k, v and bias, in float64
+
+PARAMETERS: dict[str, list[Any]] = {
+    "T": [0, 1, 2, "A", "B", "A+B", "A+B+1", 63, 64, 65, 97, 333, 1500],
+    "A": [0, 1, 3, 8, 16],
+    "B": [0, 1, 3, 8, 64, 120, "T+5", None],
+    "D": [16, 32, 64, 80, 128],
+    "dtype": [torch.float32, torch.float64, torch.bfloat16, torch.float16],
+    "memory": ["contiguous", "heads inside", "every other", "expanded"],
+    "lengths": ["whole", "ragged", "on the edge"],
+    "items": [0, 1, 3],
+    "bias": [False, True],
+}
+OF_BLOCKS: dict[str, list[Any]] = {"hop": [1, 2, 8, 16], "per_block": [False, True], "final": [False, True]}
+
+
+class Problem:
+    """One case: the inputs, and the outputs and gradients that anyone makes of them."""
+
+    def __init__(self, op: str, case: dict[str, Any], device: str = "cpu") -> None:
+        frames, ahead, back = _resolve(case)
+        self.op, self.dtype, self.frames = op, case["dtype"], frames
+        self.reach = Band(ahead, back) if op == "sa" else Blocks(ahead, back, case["hop"], case["per_block"])
+        shape = (case["items"], HEADS, frames, case["D"])
+        queries = shape
+        if isinstance(self.reach, Blocks):
+            count = num_blocks(frames, self.reach)
+            shape = (*shape[:2], count, self.reach.rows, case["D"])
+            queries = (*shape[:3], self.reach.hop, case["D"]) if case.get("final") else shape
+        self.inputs = [_tensor(s, self.dtype, case["memory"]).to(device) for s in (queries, shape, shape, queries)]
+        edge = max(frames - 1, 0) if case["lengths"] == "on the edge" else None
+        draw = torch.randint(0, frames + 1, (case["items"],)) if edge is None else torch.full((case["items"],), edge)
+        self.lengths = None if case["lengths"] == "whole" else draw.to(device)
+        self.bias = None
+        if case["bias"] and back is not None:
+            lowest, highest = self.reach.offsets()
+            self.bias = torch.randn(HEADS, highest - lowest + 1).to(device)
+
+    def run(self, call: Callable[..., torch.Tensor], dtype: torch.dtype | None = None) -> Results:
+        """What ``call`` gives, on inputs that were converted to ``dtype``."""
+        *qkv, grad = [x.to(dtype or x.dtype) for x in self.inputs]
+        leaves = [x.detach().requires_grad_() for x in qkv]
+        if self.bias is not None:
+            leaves.append(self.bias.to(torch.promote_types(dtype or self.dtype, torch.float32)).requires_grad_())
+        y = call(*leaves[:3], self.reach, self.lengths, leaves[3] if self.bias is not None else None)
+        if not y.requires_grad:  # the literal definition of nothing has no graph
+            return [y.double(), *(torch.zeros_like(x).double() for x in leaves)]
+        grads = torch.autograd.grad(y, leaves, grad, allow_unused=True)
+        return [
+            y.detach().double(),
+            *(torch.zeros_like(x) if g is None else g.double() for g, x in zip(grads, leaves, strict=True)),
+        ]
+
+    def native(self) -> Results:
+        with ops.backend("native"):
+            return self.run(getattr(ops, self.op))
+
+    def torch(self, dtype: torch.dtype | None = None) -> Results:
+        with ops.backend("torch"):
+            return self.run(getattr(ops, self.op), dtype)
+
+    def literal(self) -> Results:
+        return self.run(getattr(reference, self.op), torch.float64)
+
+    def plain(self) -> Results:
+        return self.run(plain)
+
+
+def _resolve(case: dict[str, Any]) -> tuple[int, int, int | None]:
+    """T, A and B; T and B may be written in terms of the others."""
+    ahead, back, frames = case["A"], case["B"], case["T"]
+    known_back = back if isinstance(back, int) else 7
+    known = {"A": ahead, "B": known_back, "A+B": ahead + known_back, "A+B+1": ahead + known_back + 1}
+    frames = known.get(frames, frames)
+    return frames, ahead, frames + 5 if back == "T+5" else back
+
+
+def _tensor(shape: tuple[int, ...], dtype: torch.dtype, memory: str) -> torch.Tensor:
+    """Random numbers [N, H, ..., D]; unit stride in D, whatever else."""
+    if memory == "heads inside":
+        return torch.randn(shape[0], *shape[2:-1], shape[1], shape[-1]).to(dtype).movedim(-2, 1)
+    if memory == "every other":
+        return torch.randn(*shape[:2], 2 * shape[2], *shape[3:]).to(dtype)[:, :, ::2]
+    if memory == "expanded":
+        return torch.randn(1, 1, *shape[2:]).to(dtype).expand(shape)
+    return torch.randn(shape).to(dtype)
+
+
+def plain(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    reach: Band | Blocks,
+    lengths: torch.Tensor | None,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attention as PyTorch writes it: whole matrices of scores under a mask, every step in the dtype of q."""
+    blocks = reach if isinstance(reach, Blocks) else None
+    query_block, query = (x[:, None] for x in _places(q, blocks))
+    key_block, key = _places(k, blocks)
+    frames = q.shape[2] * (1 if blocks is None else blocks.hop)
+    end = torch.full(q.shape[:1], frames, device=q.device) if lengths is None else lengths
+    seen = (key <= query + reach.look_ahead) if blocks is None else (key_block <= query_block)
+    if blocks is not None:
+        earlier, final = key_block < query_block, key < (key_block + 1) * blocks.hop
+        seen = seen & (~earlier | final)
+    if reach.look_back is not None:
+        start = query_block * blocks.hop if blocks is not None and blocks.per_block else query
+        seen = seen & (key >= start - reach.look_back)
+    seen = (seen & (key < end[:, None, None]))[:, None]
+    exists = (query < end[:, None, None])[:, None]
+    flat_q, flat_k, flat_v = (x.flatten(2, -2) for x in (q, k, v))
+    scores = flat_q @ flat_k.mT / q.shape[-1] ** 0.5
+    if bias is not None:
+        lowest, highest = reach.offsets()
+        scores = scores + bias.to(q.dtype)[:, (key - query - lowest).clamp(0, highest - lowest)]
+    weights = scores.masked_fill(~seen, float("-inf")).softmax(-1).masked_fill(~(seen & exists), 0)
+    return (weights @ flat_v).reshape(q.shape)
+
+
+def _places(x: torch.Tensor, blocks: Blocks | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Block and frame of each row of x."""
+    rows = x.shape[3] if blocks is not None else 1
+    number = torch.arange(x.shape[2] * rows, device=x.device)
+    hop = 1 if blocks is None else blocks.hop
+    return number // rows, number // rows * hop + number % rows
+
+
+def relative_errors(got: Results, truth: Results, least: float = 1e-30) -> list[float]:
+    """Of each tensor. Where the truth is nothing (one key has no gradient of scores), errors count as parts of
+    ``least`` of the size of inputs, whose numbers are drawn with variance 1."""
+    sizes = (b.norm().clamp_min(max(least * b.numel() ** 0.5, 1e-30)) for b in truth)
+    return [((a - b).norm() / size).item() for a, b, size in zip(got, truth, sizes, strict=True)]
+
+
+def check(problem: Problem, got: Results, truth: Results, peer: Results | None = None, least: float = 1e-30) -> None:
+    """In 16-bit types at most twice the error of ``peer`` and a floor: of the torch path, which rounds once and has an
+    eighth of a rounding error as its floor, or of another with a quarter."""
+    errors = relative_errors(got, truth, least)
+    if problem.dtype in FLOOR:
+        of_peer = relative_errors(peer or problem.torch(), truth, least)
+        allowed = [2 * error + FLOOR[problem.dtype] * (1 if peer is None else 2) for error in of_peer]
+    else:
+        forward, backward = (1e-12, 1e-12) if problem.dtype == torch.float64 else (FORWARD, BACKWARD)
+        allowed = [forward] + [backward] * (len(errors) - 1)
+    for name, error, most in zip(["y", "q", "k", "v", "bias"], errors, allowed, strict=False):
+        assert error <= most, f"{name}: relative error {error:.2g}, at most {most:.2g}"
+
+
+def name_of(case: dict[str, Any]) -> str:
+    words = [f"{k}{str(v).removeprefix('torch.')}" for k, v in case.items() if not isinstance(v, bool)]
+    return "-".join(words + [k for k, v in case.items() if v is True])
