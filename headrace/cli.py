@@ -47,10 +47,13 @@ def _add_export(commands: Any) -> None:
 def _export(options: argparse.Namespace) -> int:
     names = ("mixer", "look_ahead", "look_back", "hop")
     changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    encoder = export(options.checkpoint, options.folder, changes, options.untrained)
-    ahead = look_ahead(encoder.config.stack)
+    exported = export(options.checkpoint, options.folder, changes, options.untrained)
+    config = exported.encoder.config
+    ahead = look_ahead(config.stack)
     waits = "the whole utterance" if ahead is None else f"{ahead} frames"
-    print(f"{options.folder}: {encoder.config.mixer}, {encoder.config.num_layers} layers, look-ahead {waits}")
+    print(f"{options.folder}: {config.mixer}, {config.num_layers} layers, look-ahead {waits}")
+    for name, said in exported.left_out.items():
+        print(f"{name}: {said}")
     return 0
 
 

@@ -133,7 +133,7 @@ class EncoderConfig:
         if self.attention_dropout and not MIXERS[self.mixer].supports_dropout:
             raise ValueError(
                 f"attention_dropout must be 0 for {self.mixer} (all mixers train under the same regularisers), "
-                f"got {self.attention_dropout}."
+                f"got {self.attention_dropout}; set it to 0."
             )
         acausal = {
             "positions='conv'": self.positions == "conv",

@@ -40,7 +40,13 @@ class UpstreamExpert(HeadraceExpert):
         super().__init__(str(Path(__file__).resolve().parent), model_config)
 '''
 
-REQUIREMENTS = "headrace\ntorch\nnumpy\nsoundfile\nsafetensors\n"
+REQUIREMENTS = """\
+# headrace itself is installed from a checkout of its repository: pip install --no-build-isolation PATH/OF/THE/CHECKOUT
+torch
+numpy
+soundfile
+safetensors
+"""
 
 CARD = """\
 ---
@@ -50,7 +56,7 @@ tags: [speech, streaming, self-supervised]
 ---
 # {title}
 
-A speech encoder of headrace (pip install headrace): {mixer}, {num_layers} layers of {embed_dim}, \
+A speech encoder of headrace: {mixer}, {num_layers} layers of {embed_dim}, \
 {parameters:.2f} M parameters, one frame every {stride_ms:g} ms.
 
 | latency | |
@@ -66,6 +72,9 @@ Who sees whom in one layer (row: frame, column: what it sees):
 
 ## Use
 
+From a checkout of headrace's repository: `pip install --no-build-isolation PATH/OF/THE/CHECKOUT`. It needs torch,
+numpy, soundfile and safetensors alone.
+
 ```python
 import headrace
 
@@ -74,18 +83,20 @@ out = encoder(waveforms, num_samples)  # [N, samples] at {sample_rate} Hz{normal
 out.hidden_states                      # {num_states} tensors [N, T, {embed_dim}]
 ```
 
-In s3prl: `python downstream/run.py -m train -u headrace_local -k path/of/this/folder -d asr ...`
+In s3prl, in the checkout: `python downstream/run.py -m train -u headrace_local -k path/of/this/folder -d asr ...`
 
 ## Where it comes from
 
 {provenance}
 """
 
+FILES = ("README.md", "preprocessor_config.json", "hubconf.py", "expert.py", "requirements.txt")
+
 
 def files(
     config: EncoderConfig, provenance: dict[str, Any], num_parameters: int, frontend: WaveformFrontend
 ) -> dict[str, str]:
-    """Name -> text of every file of the folder that holds no weights and no configuration."""
+    """Name -> text of FILES: every file of the folder that holds no weights and no configuration."""
     preprocessor = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "sampling_rate": config.sample_rate,

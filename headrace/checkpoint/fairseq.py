@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from headrace.checkpoint import unpickle
-from headrace.checkpoint.files import atomic_path
+from headrace.checkpoint.files import written_whole
 from headrace.checkpoint.names import FAIRSEQ, Names, State, check_state
 from headrace.config import EncoderConfig
 from headrace.encoder import SpeechEncoder
@@ -37,6 +38,8 @@ FAIRSEQ_FIELDS = {
 HEADRACE_FIELDS = {"mixer": "full", "look_ahead": 0, "look_back": None, "hop": 1, "positions": "conv"}
 # Fields of the task rather than of the model.
 TASK_FIELDS = {"normalize_waveform": "normalize", "sample_rate": "sample_rate"}
+# Sections of a run that fairseq's task and the plugin's model look into when they are built.
+RUN = {"common": {"seed": 1, "tpu": False, "log_interval": 100}, "optimization": {"max_update": 0}}
 CONV_NORMS = {"group_norm": "default", "layer_norm": "layer_norm"}
 # Options of fairseq's encoder that exist in one value only here.
 FIXED = {
@@ -178,12 +181,40 @@ def from_fairseq(path: str | Path) -> SpeechEncoder:
 
 
 def to_fairseq(encoder: SpeechEncoder, path: str | Path) -> None:
-    """Write the encoder as a fairseq checkpoint: ``cfg`` and ``model``, without the objective's own tensors.
+    """Write the encoder as a checkpoint that fairseq's own loader, trainer and fine-tuning take.
+
+    ``fairseq.checkpoint_utils.load_model_ensemble_and_task([path], {"data": folder})`` gives a Wav2Vec2Model, or with
+    ``headrace_fairseq`` imported a HeadraceWav2Vec2Model where the mixer or the positions are none of fairseq's. It has
+    the encoder's hidden states, and is for features and fine-tuning: an encoder does not know the rest of a pretraining
+    model, so there is no quantizer (``quantize_targets`` is false), no optimizer state and no history, and the three
+    tensors that every such model has all the same (``mask_emb``, ``project_q``, ``final_proj``) are untrained: drawn
+    from a fixed seed. To go on with a pretraining, start from the checkpoint that fairseq saved.
 
     Raises:
-        OSError: the file could not be written whole; nothing is left of it.
+        OSError: the file could not be written whole; what stood there before stays.
     """
     model, task = fairseq_config_from_encoder(encoder.config)
-    state = headrace_to_fairseq(encoder.state_dict(), encoder.config.conv_norm)
-    with atomic_path(Path(path)) as partial:
-        torch.save({"args": None, "cfg": {"model": model, "task": task}, "model": state}, partial)
+    model |= {"quantize_targets": False, "final_dim": encoder.config.embed_dim}
+    state = headrace_to_fairseq(encoder.state_dict(), encoder.config.conv_norm) | _untrained_objective(encoder.config)
+    content = {
+        "args": None,
+        "cfg": {"model": model, "task": {"data": "", **task}, **RUN},
+        "model": {name: tensor.cpu() for name, tensor in state.items()},
+        # Without "num_updates": they are not known. fairseq counts from 0.
+        "optimizer_history": [{"criterion_name": None, "optimizer_name": None, "lr_scheduler_state": {}}],
+        "extra_state": {"train_iterator": {"epoch": 1}},
+    }
+    with written_whole(Path(path)) as partial, partial.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # how torch reports a failed write
+            raise OSError(f"{path} could not be written: {str(error).splitlines()[0]}") from error
+
+
+def _untrained_objective(config: EncoderConfig) -> State:
+    """What a Wav2Vec2Model without a quantizer has besides its encoder, drawn as fairseq draws it."""
+    channels, width = config.conv_layers[-1][0], config.embed_dim
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = nn.ModuleDict({"project_q": nn.Linear(channels, width), "final_proj": nn.Linear(width, width)})
+        return {"mask_emb": torch.rand(width), **layers.state_dict()}

@@ -9,38 +9,42 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from headrace.checkpoint import card
-from headrace.checkpoint.files import atomic_folder
+from headrace.checkpoint.files import check_replaceable, write_tensors, written_whole
 from headrace.checkpoint.names import check_state
 from headrace.config import EncoderConfig
 from headrace.encoder import SpeechEncoder
 
 FORMAT_VERSION = 1
 REQUIRED = ("config.json", "model.safetensors")
+FILES = (*REQUIRED, *card.FILES)
 
 
 def save(encoder: SpeechEncoder, folder: str | Path, provenance: dict[str, Any] | None = None) -> None:
     """Write a portable folder: weights, configuration, model card, and the files that torch.hub and s3prl look for.
 
+    An earlier portable folder is replaced whole (``files.written_whole`` says what a kill can leave).
+
     Args:
         provenance: where the weights come from (objective, updates, corpus, commit, ...); stored and put on the card.
 
     Raises:
+        ValueError: ``folder`` is there and is not empty, and no portable folder, or somebody put files into it.
         OSError: the folder could not be written whole; what stood there before stays.
     """
+    folder = Path(folder)
+    check_replaceable(folder, FILES, lambda config: "format_version" in config)
     provenance = provenance or {}
     config = {"format_version": FORMAT_VERSION, **encoder.config.to_dict(), "provenance": provenance}
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    state = {name: tensor.detach().cpu() for name, tensor in encoder.state_dict().items()}
     num_parameters = sum(tensor.numel() for tensor in state.values())
-    with atomic_folder(Path(folder)) as partial:
-        try:
-            save_file(state, partial / "model.safetensors", metadata={"format": "pt"})
-        except safetensors.SafetensorError as error:
-            raise OSError(f"model.safetensors could not be written: {error}") from None
+    files = card.files(encoder.config, provenance, num_parameters, encoder.frontend)
+    with written_whole(folder) as partial:
+        partial.mkdir()
+        write_tensors(state, partial / "model.safetensors")
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        files = card.files(encoder.config, provenance, num_parameters, encoder.frontend)
         for name, text in files.items():
             (partial / name).write_text(text)
 
@@ -98,7 +102,7 @@ def _resolve(folder: str | Path) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise ValueError(
-            f"{folder} is no folder here; to read it from a model hub: pip install 'headrace[hub]'."
+            f"{folder} is no folder here; to read it from a model hub: pip install huggingface_hub."
         ) from None
     try:
         return Path(snapshot_download(str(folder)))

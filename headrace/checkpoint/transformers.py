@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from headrace.checkpoint.files import atomic_folder
+from headrace.checkpoint.files import check_replaceable, write_tensors, written_whole
 from headrace.checkpoint.names import TRANSFORMERS, Names, State, check_state
 from headrace.config import EncoderConfig
 from headrace.encoder import SpeechEncoder
@@ -41,6 +41,8 @@ FIXED = {
     "feat_proj_layer_norm": True,
 }
 MODEL_TYPES = ("wav2vec2", "hubert")
+FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+MARK = "written_by"  # key of config.json that tells our folder from a model that transformers saved
 PREFIXES = ("wav2vec2.", "hubert.")  # of models with a head; the bare model has none
 
 
@@ -55,6 +57,8 @@ def from_transformers(folder: str | Path) -> SpeechEncoder:
     theirs = json.loads((folder / "config.json").read_text())
     encoder = SpeechEncoder(_encoder_config(theirs, folder))
     state = Names(TRANSFORMERS, encoder.config.conv_norm).import_state(_load_state(folder))
+    if encoder.project.linear is None:
+        _drop_identity(state)
     check_state(state, encoder.state_dict(), str(folder))
     encoder.load_state_dict(state)
     return encoder.eval()
@@ -102,6 +106,13 @@ def _load_state(folder: Path) -> State:
     return {_replace_suffix(name, old): tensor for name, tensor in state.items()}
 
 
+def _drop_identity(state: State) -> None:
+    """Theirs always has a projection; ``to_transformers`` writes one that changes nothing where we have none."""
+    weight, bias = (state.get(f"project.linear.{name}") for name in ("weight", "bias"))
+    if weight is not None and bias is not None and not bias.any() and torch.equal(weight, torch.eye(*weight.shape)):
+        del state["project.linear.weight"], state["project.linear.bias"]
+
+
 def _replace_suffix(name: str, suffixes: dict[str, str]) -> str:
     stem, _, last = name.rpartition(".")
     return f"{stem}.{suffixes[last]}" if last in suffixes else name
@@ -111,17 +122,19 @@ def to_transformers(encoder: SpeechEncoder, folder: str | Path) -> None:
     """Write the encoder as a folder that ``transformers.Wav2Vec2Model.from_pretrained`` reads.
 
     Raises:
-        ValueError: transformers has no such encoder (a streaming mixer, or positions other than "conv").
-        OSError: the folder could not be written whole; nothing is left of it.
+        ValueError: transformers has no such encoder (a streaming mixer, or positions other than "conv"); ``folder`` is
+            there, is not empty and was not written by this function (a model that transformers saved, say).
+        OSError: the folder could not be written whole; what stood there before stays.
     """
-    config = encoder.config
+    folder, config = Path(folder), encoder.config
     if config.mixer != "full" or config.positions != "conv":
         raise ValueError(
             "transformers' Wav2Vec2Model is mixer='full' with positions='conv'; this encoder has "
             f"mixer={config.mixer!r}, positions={config.positions!r}. Share it as a portable folder instead "
             "(headrace.checkpoint.save)."
         )
-    theirs: dict[str, Any] = {"model_type": "wav2vec2", "architectures": ["Wav2Vec2Model"], **FIXED}
+    check_replaceable(folder, FILES, _is_ours)
+    theirs: dict[str, Any] = {"model_type": "wav2vec2", "architectures": ["Wav2Vec2Model"], MARK: "headrace", **FIXED}
     theirs |= {name: getattr(config, ours) for ours, name in TRANSFORMERS_FIELDS.items()}
     theirs |= {
         "feat_extract_norm": CONV_NORMS[config.conv_norm],
@@ -139,11 +152,13 @@ def to_transformers(encoder: SpeechEncoder, folder: str | Path) -> None:
         "sampling_rate": config.sample_rate,
         "do_normalize": config.normalize_waveform,
     }
-    with atomic_folder(Path(folder)) as partial:
+    with written_whole(folder) as partial:
+        partial.mkdir()
         (partial / "config.json").write_text(json.dumps(theirs, indent=2) + "\n")
         (partial / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
-        save_file(
-            {k: v.contiguous() for k, v in state.items()},
-            partial / "model.safetensors",
-            metadata={"format": "pt"},
-        )
+        write_tensors(state, partial / "model.safetensors")
+
+
+def _is_ours(config: dict[str, Any]) -> bool:
+    """Whether we wrote this configuration; when transformers saves it again it keeps our mark and adds its version."""
+    return MARK in config and "transformers_version" not in config

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that fairseq itself wrote, read without it, frame for frame; and back."""
+"""fairseq's format, written and read without fairseq; test_fairseq_itself.py holds it against fairseq."""
 
-import dataclasses
 import pickle
 import subprocess
 import sys
@@ -12,64 +11,6 @@ import torch
 from encoders import small_encoder
 from headrace.checkpoint import from_fairseq, to_fairseq
 from headrace.checkpoint.fairseq import encoder_config_from_fairseq, parse_conv_layers
-
-CONV = "[(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16,2,2)] * 2"
-STYLES = {
-    "base (post-norm, group norm)": {"extractor_mode": "default", "layer_norm_first": False, "conv_bias": False},
-    "large (pre-norm, layer norm)": {"extractor_mode": "layer_norm", "layer_norm_first": True, "conv_bias": True},
-}
-
-
-def fairseq_model(style):
-    fairseq = pytest.importorskip("fairseq.models.wav2vec.wav2vec2", reason="fairseq is not installed")
-    torch.manual_seed(0)
-    config = fairseq.Wav2Vec2Config(
-        encoder_layers=4,
-        encoder_embed_dim=32,
-        encoder_ffn_embed_dim=64,
-        encoder_attention_heads=4,
-        conv_feature_layers=CONV,
-        final_dim=16,
-        quantize_targets=True,
-        **style,
-    )
-    model = fairseq.Wav2Vec2Model(config).eval()
-    for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return config, model
-
-
-def write_like_fairseq(path, config, model):
-    cfg = {"model": {"_name": "wav2vec2", **dataclasses.asdict(config)}, "task": {"_name": "audio_pretraining"}}
-    torch.save({"args": None, "cfg": cfg, "model": model.state_dict(), "optimizer_history": []}, path)
-
-
-@pytest.mark.fairseq
-@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")  # fairseq's positional convolution
-@pytest.mark.parametrize("style", STYLES.values(), ids=STYLES)
-class TestFairseq:
-    def test_all_layers_equal_fairseqs_own(self, style, tmp_path):
-        config, model = fairseq_model(style)
-        write_like_fairseq(tmp_path / "checkpoint.pt", config, model)
-        encoder = from_fairseq(tmp_path / "checkpoint.pt")
-        waveforms = torch.randn(2, 8000)
-        with torch.no_grad():
-            theirs = model(waveforms, mask=False, features_only=True)
-            ours = encoder(waveforms)
-        assert torch.allclose(theirs["x"], ours.last_hidden_state, atol=1e-5)
-        layers = [layer.transpose(0, 1) for layer, *_ in theirs["layer_results"]]
-        for a, b in zip(layers, ours.hidden_states[1:], strict=True):
-            assert torch.allclose(a, b, atol=1e-5)
-
-    def test_what_we_write_loads_into_fairseq(self, style, tmp_path):
-        config, model = fairseq_model(style)
-        write_like_fairseq(tmp_path / "theirs.pt", config, model)
-        to_fairseq(from_fairseq(tmp_path / "theirs.pt"), tmp_path / "ours.pt")
-        state = torch.load(tmp_path / "ours.pt", weights_only=True)["model"]
-        expected = model.state_dict()
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in state.items())
-        objective = ("mask_emb", "quantizer.", "project_q.", "final_proj.")
-        assert all(name.startswith(objective) for name in expected.keys() - state.keys())
 
 
 @pytest.mark.parametrize("mixer", ["full", "sa", "llsa"])

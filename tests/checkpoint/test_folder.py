@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
-import resource
-import signal
 
 import pytest
 import torch
@@ -40,9 +38,18 @@ def test_the_card_says_latency_and_where_the_weights_come_from(tmp_path):
     assert "| look-ahead of all layers together | 2 frames = 40 ms |" in card and "| updates | 7 |" in card
 
 
-def test_saving_over_a_folder_replaces_it_whole(tmp_path):
+def test_nothing_that_we_write_promises_a_package_that_is_not_published(tmp_path):
     save(small_encoder(torch.float32), tmp_path / "folder")
-    (tmp_path / "folder" / "stale.txt").write_text("old")
+    texts = {name: (tmp_path / "folder" / name).read_text() for name in FILES - {"model.safetensors"}}
+    assert not [name for name, text in texts.items() if "pip install headrace" in text]
+    requirements = [line for line in texts["requirements.txt"].splitlines() if not line.startswith("#")]
+    assert requirements == ["torch", "numpy", "soundfile", "safetensors"]
+    assert "From a checkout of headrace's repository: `pip install" in texts["README.md"]
+
+
+def test_saving_over_an_earlier_folder_replaces_it_whole(tmp_path):
+    save(small_encoder(torch.float32), tmp_path / "folder")
+    (tmp_path / "folder" / "__pycache__").mkdir()  # torch.hub ran hubconf.py
     second = small_encoder(torch.float32, seed=1)
     save(second, tmp_path / "folder")
     assert {path.name for path in (tmp_path / "folder").iterdir()} == FILES
@@ -51,15 +58,53 @@ def test_saving_over_a_folder_replaces_it_whole(tmp_path):
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in second.state_dict().items())
 
 
-@pytest.fixture
-def full_disk():
-    """Files of this process may not grow beyond 20 kB: writing fails as it does on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+def put(name, text):
+    """Something that stands in the way: a file of this name in the folder."""
+
+    def stand(folder):
+        folder.mkdir()
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+
+    return stand
+
+
+def add_to_an_export(folder):
+    save(small_encoder(torch.float32), folder)
+    (folder / "notes.txt").write_text("mine")
+
+
+IN_THE_WAY = {
+    "a file": (lambda path: path.write_text("mine"), "is a file"),
+    "a folder of something else": (put("thesis.tex", "mine"), "holds thesis.tex, which would be lost"),
+    "a folder of folders": (put("checkpoints/last.pt", "mine"), "holds checkpoints, which would be lost"),
+    "an export that somebody added to": (add_to_an_export, "holds notes.txt, which would be lost"),
+    "another library's model": (put("config.json", '{"model_type": "bert"}'), "not written by headrace"),
+    "a configuration that is no JSON": (put("config.json", "mine"), "not written by headrace"),
+    "a configuration that is a list": (put("config.json", '["format_version"]'), "not written by headrace"),
+}
+
+
+@pytest.mark.parametrize(("stand", "words"), IN_THE_WAY.values(), ids=IN_THE_WAY)
+def test_what_somebody_else_wrote_is_never_replaced(stand, words, tmp_path):
+    stand(tmp_path / "folder")
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=words) as caught:
+        save(small_encoder(torch.float32), tmp_path / "folder")
+    assert "choose another name" in str(caught.value) and "\n" not in str(caught.value)
+    assert contents(tmp_path) == before
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_empty_folder_and_a_link_to_one_can_be_written_to(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    save(small_encoder(torch.float32), tmp_path / "link")
+    save(small_encoder(torch.float32, seed=1), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and headrace.load(tmp_path / "empty").config.mixer == "llsa"
 
 
 def test_a_full_disk_while_saving_leaves_what_was_there(tmp_path, request, capsys):
@@ -110,42 +155,3 @@ def test_a_damaged_folder_says_what_is_wrong(spoil, words, tmp_path):
 def test_a_folder_that_is_nowhere_is_named():
     with pytest.raises(ValueError, match="neither a portable folder nor a hub id"):
         headrace.load("no/such/folder")
-
-
-class TestExport:
-    def test_same_weights_under_another_mixer(self, tmp_path, capsys):
-        encoder = small_encoder(torch.float32, mixer="full")
-        to_fairseq(encoder, tmp_path / "x.pt")
-        arguments = ["export", str(tmp_path / "x.pt"), str(tmp_path / "f"), "--mixer", "masked", "--look-ahead", "4"]
-        assert main([*arguments, "--look-back", "9"]) == 0
-        assert "look-ahead 12 frames" in capsys.readouterr().out
-        again = headrace.load(tmp_path / "f")
-        assert (again.config.mixer, again.config.look_ahead, again.config.look_back) == ("masked", 4, 9)
-        state = again.state_dict()
-        assert all(torch.equal(tensor, state[name]) for name, tensor in encoder.state_dict().items())
-
-    def test_untrained_twin_has_the_same_shape_and_other_weights(self, tmp_path):
-        encoder = small_encoder(torch.float32)
-        to_fairseq(encoder, tmp_path / "x.pt")
-        for name in ("a", "b"):
-            assert main(["export", str(tmp_path / "x.pt"), str(tmp_path / name), "--untrained", "3"]) == 0
-        a, b = (headrace.load(tmp_path / name) for name in "ab")
-        assert a.config == encoder.config
-        assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
-        assert not torch.equal(a.context.layers[0].fc1.weight, encoder.context.layers[0].fc1.weight)
-
-    @pytest.mark.parametrize(
-        ("arguments", "words"),
-        [
-            (["missing.pt", "out"], "missing.pt"),
-            (["x.pt", "out", "--look-ahead", "-1"], "look_ahead"),
-            (["x.pt", "out", "--hop", "0"], "hop"),
-        ],
-        ids=["no checkpoint", "negative look-ahead", "hop 0"],
-    )
-    def test_mistakes_are_one_clear_line(self, arguments, words, tmp_path, capsys, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        to_fairseq(small_encoder(torch.float32), tmp_path / "x.pt")
-        assert main(["export", *arguments]) == 2
-        error = capsys.readouterr().err
-        assert words in error and error.count("\n") == 1 and not (tmp_path / "out").exists()

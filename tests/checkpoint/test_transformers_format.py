@@ -61,6 +61,27 @@ def test_what_we_write_loads_into_transformers(style, tmp_path):
         assert torch.equal(model(waveforms).last_hidden_state, again(waveforms).last_hidden_state)
 
 
+@pytest.mark.parametrize("embed_dim", [16, 32], ids=["as wide as the convolutions", "projected"])
+def test_round_trip_through_transformers_format(embed_dim, tmp_path):
+    encoder = small_encoder(torch.float32, mixer="full", positions="conv", embed_dim=embed_dim)
+    to_transformers(encoder, tmp_path / "x")
+    again = from_transformers(tmp_path / "x")
+    waveforms = torch.randn(1, 4000)
+    assert torch.equal(encoder(waveforms).last_hidden_state, again(waveforms).last_hidden_state)
+
+
+def test_an_earlier_folder_is_replaced_and_a_model_that_transformers_saved_is_not(tmp_path):
+    encoder = small_encoder(torch.float32, mixer="full", positions="conv")
+    to_transformers(encoder, tmp_path / "x")
+    to_transformers(encoder, tmp_path / "x")
+    theirs = type(their_model("Wav2Vec2Model", STYLES["base (post-norm, group norm)"])).from_pretrained(tmp_path / "x")
+    theirs.save_pretrained(tmp_path / "x")  # a fine-tuned model, say
+    before = (tmp_path / "x" / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="not written by headrace"):
+        to_transformers(encoder, tmp_path / "x")
+    assert (tmp_path / "x" / "model.safetensors").read_bytes() == before
+
+
 def test_streaming_encoders_are_refused_with_the_format_to_use():
     with pytest.raises(ValueError, match="portable folder"):
         to_transformers(small_encoder(torch.float32), "never-written")
