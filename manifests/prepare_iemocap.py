@@ -13,14 +13,14 @@ import json
 import sys
 from collections import Counter
 
-from headrace_manifests.command import add_scan_arguments, run, scan_from
+from headrace_manifests.command import add_scan_arguments, parser_for, run, scan_from
 from headrace_manifests.files import write_whole
 from headrace_manifests.iemocap import CLASSES, Session, find_sessions, read_session, speaker
 from headrace_manifests.quarantine import count_reasons, write_quarantine
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result = parser_for(__doc__)
     add_scan_arguments(result)
     return result
 

@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 
 from headrace_manifests.audio import SAMPLE_RATE
-from headrace_manifests.command import add_scan_arguments, run, scan_from
+from headrace_manifests.command import add_scan_arguments, parser_for, run, scan_from
 from headrace_manifests.files import write_manifest, write_whole
-from headrace_manifests.letters import FAIRSEQ_ORDER, S3PRL_ORDER, dictionary, letters
+from headrace_manifests.letters import ENGLISH, dictionary, letters, read_alphabet
 from headrace_manifests.librispeech import Split, read_split
 from headrace_manifests.quarantine import count_reasons, write_quarantine
 
@@ -25,12 +25,15 @@ SPLITS = {"train": "train-clean-100", "dev": "dev-clean", "test": "test-clean"}
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result = parser_for(__doc__)
     add_scan_arguments(result)
     for role, default in SPLITS.items():
         result.add_argument(
             f"--{role}", nargs="+", default=[default], metavar="SPLIT", help=f"folders below ROOT ({default})"
         )
+    result.add_argument(
+        "--letters", type=Path, metavar="FILE", help="one letter a line, upper case (SUPERB's English: A-Z, apostrophe)"
+    )
     return result
 
 
@@ -74,7 +77,8 @@ def main(arguments: list[str] | None = None) -> None:
     names = [name for role in SPLITS for name in chosen[role]]
     if len(set(names)) != len(names) or any("/" in name for name in names):
         raise ValueError(f"--train, --dev, --test: expected different folders directly below ROOT, got {names}")
-    splits = {role: [read_split(scan.root, name) for name in chosen[role]] for role in SPLITS}
+    alphabet = read_alphabet(options.letters) if options.letters else ENGLISH
+    splits = {role: [read_split(scan.root, name, alphabet) for name in chosen[role]] for role in SPLITS}
     every = [split for role in SPLITS for split in splits[role]]
     kept, rejects = scan.measure_all([path for split in every for path in sorted(split.words)])
     rejects += [reject for split in every for reject in split.rejects]
@@ -86,8 +90,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError(f"{split.name}: no utterance is left; see {scan.quarantine}")
     warn_of_shared_speakers(splits)
     train = [words for split in splits["train"] for path, words in split.words.items() if path in kept]
-    write_whole(scan.dest / "dict.ltr.txt", dictionary(FAIRSEQ_ORDER, train))
-    write_whole(scan.dest / "char.dict", dictionary(S3PRL_ORDER, train))
+    write_whole(scan.dest / "dict.ltr.txt", dictionary(alphabet.fairseq_order, train))
+    write_whole(scan.dest / "char.dict", dictionary(alphabet.s3prl_order, train))
     for split in every:
         write_split(scan.dest, scan.root, split, kept)
     print(f"{scan.quarantine}: {len(rejects)} entries ({count_reasons(rejects)})")

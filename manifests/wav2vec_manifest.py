@@ -13,21 +13,21 @@ import hashlib
 import sys
 
 from headrace_manifests.audio import SAMPLE_RATE
-from headrace_manifests.command import add_scan_arguments, run, scan_from
+from headrace_manifests.command import add_scan_arguments, parser_for, run, scan_from
 from headrace_manifests.files import find_files, write_manifest
 from headrace_manifests.quarantine import count_reasons, write_quarantine
 from headrace_manifests.scan import Scan
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result = parser_for(__doc__)
     add_scan_arguments(result)
     result.add_argument(
         "--valid-percent",
         default=0.01,
         type=float,
         metavar="D",
-        help="share held out, between 0 and 1 (0.01)",
+        help="share held out, from 0 to less than 1 (0.01)",
     )
     result.add_argument("--ext", default="flac", metavar="EXT", help="extension, or several: flac,wav (flac)")
     result.add_argument("--seed", default=42, type=int, metavar="N", help="which files are held out (42)")
@@ -46,11 +46,19 @@ def split(names: list[str], valid_percent: float, seed: int) -> tuple[list[str],
     Each name draws a number from its own text and the seed, and the lowest are held out: neither the order of
     scanning nor the worker count matters, and one file more moves hardly any other. At least one is held out
     unless `valid_percent` is 0: fairseq stops on an empty validation set.
+
+    Raises:
+        ValueError: nothing would be left to train on.
     """
     ranked = sorted(names, key=lambda name: (hashlib.sha256(f"{seed}\t{name}".encode()).digest(), name))
     num_valid = round(valid_percent * len(names))
     if valid_percent > 0:
         num_valid = max(1, num_valid)
+    if num_valid >= len(names):
+        raise ValueError(
+            f"--valid-percent: {valid_percent:g} of {len(names)} files holds out {num_valid} and leaves none to train "
+            "on; expected a smaller share of more files, or --valid-percent 0 to hold out none"
+        )
     return sorted(ranked[num_valid:]), sorted(ranked[:num_valid])
 
 
@@ -69,8 +77,8 @@ def select(scan: Scan, extensions: list[str], fragments: list[str] | None) -> li
 
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    if not 0 <= options.valid_percent <= 1:
-        raise ValueError(f"--valid-percent: expected a share between 0 and 1, got {options.valid_percent:g}")
+    if not 0 <= options.valid_percent < 1:
+        raise ValueError(f"--valid-percent: expected a share from 0 to less than 1, got {options.valid_percent:g}")
     scan = scan_from(options)
     extensions = [extension.strip().lstrip(".") for extension in options.ext.split(",") if extension.strip(" .")]
     if not extensions:

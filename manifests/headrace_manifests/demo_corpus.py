@@ -24,7 +24,7 @@ from tqdm import tqdm
 from headrace_manifests import demo_script as script
 from headrace_manifests.audio import SAMPLE_RATE
 from headrace_manifests.espeak import Espeak, Prosody
-from headrace_manifests.files import write_whole
+from headrace_manifests.files import place_folder, write_whole
 
 NOISE_DECIBELS = (-66.0, -52.0)
 """Background noise below full scale: speech without any has frames of exact zeros, which no microphone gives."""
@@ -68,8 +68,7 @@ class Reading:
             spoken_seconds += len(samples) / SAMPLE_RATE
             _stop_without_parent()
         write_whole(passing / chapter / f"{self.folder.name}-{chapter}.trans.txt", "".join(lines))
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        passing.replace(self.folder)
+        place_folder(passing, self.folder)
 
 
 @dataclass(frozen=True)
@@ -115,9 +114,8 @@ class Acting:
             start = end
             _stop_without_parent()
         folder = self.root / f"Session{self.session}" / "sentences" / "wav" / self.dialog
-        folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        passing.replace(folder)
+        place_folder(passing, folder)
         write_whole(self.label_file, "".join(lines))
 
 

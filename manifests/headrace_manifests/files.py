@@ -22,6 +22,16 @@ def write_whole(path: Path, text: str) -> None:
         beside.unlink(missing_ok=True)
 
 
+def place_folder(beside: Path, folder: Path) -> None:
+    """Rename a finished folder to where nothing is yet, once the disk holds every file in it."""
+    for path in beside.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside.replace(folder)
+
+
 def write_manifest(path: Path, root: Path, rows: Iterable[tuple[str, int]]) -> None:
     """Write a manifest: the root, then `path relative to it<TAB>number of samples`, in the given order."""
     lines = [f"{name}\t{num_samples}\n" for name, num_samples in rows]

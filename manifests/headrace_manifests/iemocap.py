@@ -102,6 +102,8 @@ def _take(
         )
     if utterance not in audio:
         return "missing_audio", f"{utterance}.wav is not below {session.name}/sentences/wav"
+    if label in EMOTIONS and any(map(str.isspace, utterance)):
+        return "bad_name", f"white space inside {utterance!r}, where s3prl ends the name in its list of predictions"
     if label in EMOTIONS:
         session.labels[audio[utterance]] = EMOTIONS[label]
     else:

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from headrace_manifests.files import find_files
-from headrace_manifests.letters import unknown_characters
+from headrace_manifests.letters import Alphabet
 from headrace_manifests.quarantine import Reject
 
 TRANSCRIPT_ENDING = ".trans.txt"
+CHAPTER_DEPTH = 3
+"""Parts of SPLIT/SPEAKER/CHAPTER: s3prl finds a transcript file, and we the speaker, by where they stand in it."""
+WRONG_DEPTH = "expected SPLIT/SPEAKER/CHAPTER/FILE, which s3prl takes speaker and chapter from; move the file there"
 
 
 @dataclass
@@ -26,8 +29,8 @@ class Split:
         return {PurePosixPath(audio).parts[-3] for audio in self.words}
 
 
-def read_split(root: Path, name: str) -> Split:
-    """Pair the audio of a split with its transcripts, without opening the audio.
+def read_split(root: Path, name: str, alphabet: Alphabet) -> Split:
+    """Pair the audio of a split with its transcripts in the alphabet's letters, without opening the audio.
 
     Raises:
         ValueError: the split is not there, or holds no audio.
@@ -41,16 +44,21 @@ def read_split(root: Path, name: str) -> Split:
     chapters: dict[str, list[str]] = {}
     for path in audio:
         chapters.setdefault(str(PurePosixPath(path).parent), []).append(path)
-    for path in find_files(root / name, [TRANSCRIPT_ENDING]):
-        chapters.setdefault(str(PurePosixPath(name, path).parent), [])
+    transcripts = [f"{name}/{path}" for path in find_files(root / name, [TRANSCRIPT_ENDING])]
+    for path in transcripts:
+        chapters.setdefault(str(PurePosixPath(path).parent), [])
     split = Split(name)
     seen: set[str] = set()
     for chapter in sorted(chapters):
-        _read_chapter(root, chapter, chapters[chapter], split, seen)
+        if len(PurePosixPath(chapter).parts) == CHAPTER_DEPTH:
+            _read_chapter(root, chapter, chapters[chapter], split, seen, alphabet)
+            continue
+        beside = [path for path in transcripts if str(PurePosixPath(path).parent) == chapter]
+        split.rejects += [Reject(path, "bad_name", WRONG_DEPTH) for path in chapters[chapter] or beside]
     return split
 
 
-def _read_chapter(root: Path, chapter: str, audio: list[str], split: Split, seen: set[str]) -> None:
+def _read_chapter(root: Path, chapter: str, audio: list[str], split: Split, seen: set[str], alphabet: Alphabet) -> None:
     """Sort one chapter's utterances into `split`; `seen` holds the utterance ids of the split so far."""
     path = f"{chapter}/{'-'.join(PurePosixPath(chapter).parts[-2:])}{TRANSCRIPT_ENDING}"
     transcripts, fault = _read_transcripts(root / path)
@@ -61,7 +69,7 @@ def _read_chapter(root: Path, chapter: str, audio: list[str], split: Split, seen
     for entry in audio:
         utterance = PurePosixPath(entry).stem
         words = transcripts.pop(utterance, None)
-        fault_of_entry = _entry_fault(utterance, words, path, seen)
+        fault_of_entry = _entry_fault(utterance, words, path, seen, alphabet)
         if fault_of_entry is None and words is not None:
             split.words[entry] = words
         elif fault_of_entry is not None:
@@ -72,7 +80,9 @@ def _read_chapter(root: Path, chapter: str, audio: list[str], split: Split, seen
             split.rejects.append(Reject(path, "missing_audio", f"{utterance} has a transcript, but no audio beside it"))
 
 
-def _entry_fault(utterance: str, words: str | None, path: str, seen: set[str]) -> tuple[str, str] | None:
+def _entry_fault(
+    utterance: str, words: str | None, path: str, seen: set[str], alphabet: Alphabet
+) -> tuple[str, str] | None:
     """Return (reason, detail) of why an utterance is left out, None when it is sound."""
     if utterance in seen:
         return "duplicate_id", f"{utterance} was listed before, and s3prl knows utterances by name alone"
@@ -82,10 +92,10 @@ def _entry_fault(utterance: str, words: str | None, path: str, seen: set[str]) -
         return "missing_transcript", f"{path} has no line for {utterance}"
     if not words:
         return "empty_transcript", f"{path} has no words for {utterance}"
-    unknown = unknown_characters(words)
+    unknown = alphabet.unknown_characters(words)
     if unknown:
         shown = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown)
-        return "unknown_character", f"{shown} in {words!r}; the dictionary has A-Z, apostrophe and space"
+        return "unknown_character", f"{shown} in {words!r}; the letters are {alphabet.described}"
     return None
 
 

@@ -16,8 +16,8 @@ import prepare_librispeech
 from headrace_manifests import demo_corpus, espeak
 from headrace_manifests import demo_script as script
 from headrace_manifests.command import run
-from headrace_manifests.files import read_manifest
-from headrace_manifests.letters import unknown_characters
+from headrace_manifests.files import place_folder, read_manifest
+from headrace_manifests.letters import ENGLISH
 from manifests.corpora import quarantined
 
 pytest.importorskip("espeakng_loader", reason="the demo corpus is spoken by espeakng-loader, which is not installed")
@@ -47,7 +47,7 @@ def test_asr_is_sound_with_disjoint_speakers(demo, tmp_path, capsys):
     assert len({name.split("/")[1] for name, _ in rows}) == 12
     assert 24 < sum(num_samples for _, num_samples in rows) / 16_000 < 24 + 12 * 4
     words = (tmp_path / "train.wrd").read_text().splitlines()
-    assert not any(unknown_characters(line) for line in words)
+    assert not any(ENGLISH.unknown_characters(line) for line in words)
 
 
 def test_ser_has_two_speakers_a_session_and_all_classes(demo, tmp_path, capsys):
@@ -107,6 +107,21 @@ def test_a_library_that_does_not_load_gives_one_line(tmp_path, capsys, monkeypat
     assert run(prepare_demo.main, [str(tmp_path / "demo"), *MINUTES]) == 2
     error = capsys.readouterr().err.splitlines()
     assert len(error) == 1 and error[0].startswith("error: cannot load libespeak-ng")
+
+
+def test_a_part_takes_its_place_when_the_disk_holds_all_of_it(tmp_path, monkeypatch):
+    for name in ("a/1.flac", "a/b/2.flac"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("speech")
+    inodes, flushed = {path.stat().st_ino for path in (tmp_path / "a").rglob("*.flac")}, set()
+
+    def fsync(descriptor):
+        assert (tmp_path / "a").is_dir()
+        flushed.add(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    place_folder(tmp_path / "a", tmp_path / "c/d")
+    assert flushed == inodes and (tmp_path / "c/d/b/2.flac").is_file() and not (tmp_path / "a").exists()
 
 
 def test_no_variant_is_heard_in_two_splits_or_by_two_actors():

@@ -102,6 +102,17 @@ def test_every_fault_of_a_label_file_is_named(iemocap, tmp_path):
     assert len(paths(fold(tmp_path, "Session1", "test"))) == 5
 
 
+@pytest.mark.parametrize("name", ["Ses01F impro01_F000", "Ses01F_impro01_F000 "])
+def test_white_space_in_a_name_is_named_since_s3prl_ends_names_there(iemocap, tmp_path, name):
+    labels(iemocap).write_text(labels(iemocap).read_text().replace("Ses01F_impro01_F000\t", f"{name}\t"))
+    wavs = iemocap / "Session1/sentences/wav/Ses01F_impro01"
+    (wavs / "Ses01F_impro01_F000.wav").rename(wavs / f"{name}.wav")
+    assert command(iemocap, tmp_path, *ANY) == 0
+    (row,) = quarantined(tmp_path).values()
+    assert row.startswith(f"bad_name: line 3: white space inside {name!r}")
+    assert len(paths(fold(tmp_path, "Session1", "test"))) == 7
+
+
 def test_too_many_faults_stop_with_code_2(iemocap, tmp_path, capsys):
     shutil.rmtree(iemocap / "Session2/sentences")
     assert command(iemocap, tmp_path / "out") == 2

@@ -8,7 +8,7 @@ import pytest
 import prepare_librispeech
 from headrace_manifests.command import run
 from headrace_manifests.files import read_manifest
-from headrace_manifests.letters import FAIRSEQ_ORDER, S3PRL_ORDER, letters
+from headrace_manifests.letters import ENGLISH, letters
 from manifests.corpora import quarantined, truncate, write_audio, write_libri
 
 SPLITS = ("--train", "train", "--dev", "dev", "--test", "test")
@@ -61,7 +61,9 @@ def test_length_buckets_are_longest_first(libri, tmp_path):
     assert {row["file_path"]: int(row["length"]) for row in rows} == dict(read_manifest(tmp_path / "train.tsv")[1])
 
 
-@pytest.mark.parametrize(("name", "order"), [("dict.ltr.txt", FAIRSEQ_ORDER), ("char.dict", S3PRL_ORDER)])
+@pytest.mark.parametrize(
+    ("name", "order"), [("dict.ltr.txt", ENGLISH.fairseq_order), ("char.dict", ENGLISH.s3prl_order)]
+)
 def test_dictionaries_hold_28_symbols_in_a_fixed_order(libri, tmp_path, name, order):
     command(libri, tmp_path)
     rows = [line.split() for line in (tmp_path / name).read_text().splitlines()]
@@ -88,6 +90,84 @@ def test_a_bad_transcript_costs_its_utterance_and_is_named(libri, tmp_path, line
     assert row.startswith(f"{reason}: ") and detail in row
     assert len(read_manifest(tmp_path / "train.tsv")[1]) == 7
     assert len((tmp_path / "train.ltr").read_text().splitlines()) == 7
+
+
+@pytest.mark.parametrize("folder", [".", "1", "1/7/x"])
+def test_speech_outside_of_split_speaker_chapter_is_named(libri, tmp_path, folder):
+    place = (libri / "train" / folder).resolve()
+    write_audio(place / "9-9-0000.flac")
+    (place / f"{place.parent.name}-{place.name}.trans.txt").write_text("9-9-0000 HELLO\n")
+    assert command(libri, tmp_path, *ANY) == 0
+    found = quarantined(tmp_path)
+    assert list(found) == [str((place / "9-9-0000.flac").relative_to(libri))]
+    assert next(iter(found.values())).startswith("bad_name: expected SPLIT/SPEAKER/CHAPTER/FILE")
+    assert len(read_manifest(tmp_path / "train.tsv")[1]) == 8
+
+
+@pytest.mark.parametrize("depth", [0, 1], ids=["train/FILE", "train/SPEAKER/FILE"])
+def test_a_flat_corpus_is_refused_in_one_line(tmp_path, capsys, depth):
+    for split in ("train", "dev", "test"):
+        folder = tmp_path / "flat" / split / "/".join(["spk"] * depth)
+        write_audio(folder / "1.flac")
+        name = f"{split}.trans.txt" if depth == 0 else f"{split}-spk.trans.txt"
+        (folder / name).write_text("1 HELLO\n")
+    assert command(tmp_path / "flat", tmp_path / "out") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: 3 of 3 entries are bad") and "expected SPLIT/SPEAKER/CHAPTER/FILE" in error
+
+
+def test_a_transcript_file_at_the_wrong_depth_is_named(libri, tmp_path):
+    (libri / "train/train.trans.txt").write_text("1-7-0000 HELLO\n")
+    assert command(libri, tmp_path, *ANY) == 0
+    assert list(quarantined(tmp_path)) == ["train/train.trans.txt"]
+
+
+# ---- letters of another language ----
+
+
+def german(libri, tmp_path):
+    replace_line(transcript(libri), 1, "1-7-0001 schöne GRÜẞE")
+    path = tmp_path / "letters.txt"
+    path.write_text("\n".join("ENISRATDHULCGMOBWFKZPVJYXQÄÖÜẞ'") + "\n")
+    return path
+
+
+def test_letters_of_another_language_stand_in_both_dictionaries(libri, tmp_path):
+    path = german(libri, tmp_path)
+    assert command(libri, tmp_path, "--letters", path) == 0
+    assert quarantined(tmp_path) == {}
+    for name in ("dict.ltr.txt", "char.dict"):
+        counts = dict(line.split() for line in (tmp_path / name).read_text().splitlines())
+        assert "".join(counts) == "|ENISRATDHULCGMOBWFKZPVJYXQÄÖÜẞ'" and counts["Ö"] == counts["ẞ"] == "1"
+    assert (tmp_path / "train.ltr").read_text().splitlines()[1] == "S C H Ö N E | G R Ü ẞ E |"
+
+
+def test_the_error_says_what_another_language_can_do(libri, tmp_path):
+    german(libri, tmp_path)
+    assert command(libri, tmp_path, *ANY) == 0
+    assert "SUPERB's English ones" in str(quarantined(tmp_path)) and "--letters FILE" in str(quarantined(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "is empty; expected one letter a line"),
+        ("A\n\nB\n", "line 2: expected one letter, other than white space and the word boundary |, got ''"),
+        ("A\nSCH\n", "line 2: expected one letter"),
+        ("A\n|\n", "line 2: expected one letter"),
+        ("A\nb\n", "line 2: s3prl raises transcripts to upper case, where 'b' is 'B'"),
+        ("ß\n", "line 1: s3prl raises transcripts to upper case, where 'ß' is 'SS'"),
+        ("A\nB\nA\n", "line 3: 'A' stands in line 1 too"),
+        (b"\xff", "is not UTF-8 at byte 0"),
+    ],
+    ids=["empty", "blank line", "three letters", "boundary", "lower case", "no upper case", "twice", "bytes"],
+)
+def test_a_bad_file_of_letters_is_one_line(libri, tmp_path, capsys, content, words):
+    path = tmp_path / "letters.txt"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert command(libri, tmp_path / "out", "--letters", path) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1 and error[0].startswith("error: --letters: ") and words in error[0]
 
 
 def test_lower_case_is_raised_as_s3prl_does(libri, tmp_path):
@@ -177,6 +257,15 @@ def test_s3prl_reads_the_files_also_beside_quarantined_ones(libri, tmp_path):
     replace_line(transcript(libri), 1, "1-7-0001 CAFÉ")
     assert command(libri, tmp_path) == 0
     check_s3prl(tmp_path, libri, "train")
+
+
+@pytest.mark.s3prl
+def test_s3prl_reads_letters_of_another_language(libri, tmp_path):
+    assert command(libri, tmp_path, "--letters", german(libri, tmp_path)) == 0
+    dictionary, dataset = s3prl_asr(tmp_path, libri, "train", batch_size=1)
+    assert len(dictionary) == 4 + 32
+    said = {name: dictionary.string(labels[0]) for _, labels, (name,) in map(dataset.__getitem__, range(8))}
+    assert said["1-7-0001"] == "S C H Ö N E | G R Ü ẞ E |" and not any("<" in text for text in said.values())
 
 
 @pytest.mark.s3prl

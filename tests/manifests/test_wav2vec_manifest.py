@@ -11,6 +11,8 @@ import time
 import pytest
 import soundfile
 
+import prepare_iemocap
+import prepare_librispeech
 import wav2vec_manifest
 from headrace_manifests import scan
 from headrace_manifests.audio import measure
@@ -67,12 +69,28 @@ def test_one_file_more_leaves_the_others_where_they_were():
 
 
 @pytest.mark.parametrize(
-    ("valid_percent", "num_valid"), [(0, None), (0.001, 1), (0.5, 20), (1, 40)], ids=["none", "one", "half", "all"]
+    ("valid_percent", "num_valid"), [(0, None), (0.001, 1), (0.5, 20), (0.98, 39)], ids=["none", "one", "half", "most"]
 )
 def test_valid_percent_holds_out_a_share(corpus, tmp_path, valid_percent, num_valid):
     assert command(corpus, "--dest", tmp_path, "--valid-percent", valid_percent) == 0
     assert len(read_manifest(tmp_path / "train.tsv")[1]) == 40 - (num_valid or 0)
     assert (tmp_path / "valid.tsv").exists() == (num_valid is not None)
+
+
+@pytest.mark.parametrize(("number", "valid_percent"), [(1, 0.01), (1, 0.99), (2, 0.9), (40, 0.999)])
+def test_a_share_that_leaves_nothing_to_train_on_is_refused(tmp_path, capsys, number, valid_percent):
+    for index in range(number):
+        write_audio(tmp_path / f"few/{index}.flac")
+    assert command(tmp_path / "few", "--dest", tmp_path / "out", "--valid-percent", valid_percent) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"--valid-percent: {valid_percent:g} of {number} files holds out {number}" in error
+    assert not list((tmp_path / "out").glob("[tv]*.tsv"))
+
+
+@pytest.mark.parametrize("script", [wav2vec_manifest, prepare_librispeech, prepare_iemocap], ids=lambda s: s.__name__)
+def test_flags_are_not_abbreviated(corpus, tmp_path, script):
+    with pytest.raises(SystemExit):
+        script.parser().parse_args([str(corpus), "--max-bad", "50"])
 
 
 def test_path_fragments_and_extensions_choose_files(corpus, tmp_path):
@@ -133,7 +151,8 @@ def test_own_duration_limits_do_not_make_a_corpus_bad(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--valid-percent", "7"], "--valid-percent: expected a share between 0 and 1, got 7"),
+        (["--valid-percent", "7"], "--valid-percent: expected a share from 0 to less than 1, got 7"),
+        (["--valid-percent", "1"], "--valid-percent: expected a share from 0 to less than 1, got 1"),
         (["--workers", "0"], "--workers: expected 1 or more, got 0"),
         (["--min-seconds", "-1"], "--min-seconds: expected 0 or more, got -1"),
         (["--max-seconds", "0.05"], "--max-seconds: expected more than --min-seconds"),
