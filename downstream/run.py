@@ -58,6 +58,8 @@ S3PRLS = (
     (("-v", "--downstream_variant"), {"metavar": "foldN"}, "emotion: the one fold to train or evaluate"),
     (("-o", "--override"), {}, 'changes to the configuration: "config.optimizer.lr=1e-3,,config.runner.save_step=50"'),
     (("--device",), {}, "default: cuda where there is one, else cpu"),
+    (("--local-rank", "--local_rank"), {"type": int}, "set by torch.distributed.launch; torchrun sets LOCAL_RANK"),
+    (("--backend",), {}, "of several processes; default: nccl for GPUs, gloo for CPUs"),
 )
 
 

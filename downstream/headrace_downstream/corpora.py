@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import soundfile
@@ -27,9 +28,10 @@ HERE = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Corpus:
-    """What a run will read: utterances per split, and seconds of audio altogether."""
+    """What a run will read: utterances per split, who speaks each, and seconds of audio altogether."""
 
     num_utterances: dict[str, int]
+    speakers: dict[str, str]
     seconds: float
 
 
@@ -79,7 +81,29 @@ def check(task: str, datarc: dict[str, Any], splits: Iterable[str], fold: str) -
     _refuse_any([problem for problem, _ in headers if problem], len(paths))
     if task == "asr":
         _check_transcripts(root, paths, Path(datarc["dict_path"]))
-    return Corpus({split: len(found) for split, found in lists.items()}, sum(seconds for _, seconds in headers))
+    return Corpus(
+        num_utterances={split: len(found) for split, found in lists.items()},
+        speakers={PurePosixPath(path).stem: SPEAKER_OF[task](path) for path in paths},
+        seconds=sum(seconds for _, seconds in headers),
+    )
+
+
+def librispeech_speaker(path: str) -> str:
+    """SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-UTTERANCE.flac: the folder, as manifests/prepare_librispeech.py counts."""
+    return PurePosixPath(path).parent.parent.name
+
+
+def iemocap_speaker(path: str) -> str:
+    """`Session1/.../Ses01F_impro01_M003.wav` is of the man of session 1, for the last letter tells who speaks; the
+    first tells who wore the markers (s3prl's metadata takes that one for the speaker).
+    """
+    utterance = PurePosixPath(path).stem
+    match = re.fullmatch(r"(Ses\d+)[FM]_.*_([FM])\w*", utterance)
+    return match[1] + match[2] if match else utterance.split("_")[0]
+
+
+# Who speaks the audio at a path of a task's lists: one rule for each layout.
+SPEAKER_OF = {"asr": librispeech_speaker, "emotion": iemocap_speaker}
 
 
 def _asr_list(datarc: dict[str, Any], split: str) -> list[str]:
@@ -91,15 +115,23 @@ def _asr_list(datarc: dict[str, Any], split: str) -> list[str]:
     found = []
     for name in datarc[split]:
         if name not in there:
-            raise ValueError(
-                f"{folder}: no {name}.csv for split {split} (there: {', '.join(there) or 'none'}); "
-                "run prepare_librispeech.py"
-            )
+            raise ValueError(_no_such_list(split, datarc[split], name, folder, there))
         with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
             found += [row["file_path"] for row in csv.DictReader(file)]
     if not found:
         raise ValueError(f"{folder}: the lists of split {split} are empty; run prepare_librispeech.py")
     return found
+
+
+def _no_such_list(split: str, names: list[str], missing: str, folder: Path, there: list[str]) -> str:
+    key = f"downstream_expert.datarc.{split}"
+    message = f"-c: {key} is [{', '.join(names)}], and {folder} holds no {missing}.csv"
+    if not there:
+        return f"{message}, nor any other; run manifests/prepare_librispeech.py and give its --dest as --manifests"
+    return (
+        f"{message}, only {', '.join(f'{name}.csv' for name in there)}; name one of these in a configuration of your "
+        f"own (downstream/README.md, Configurations) or by -o \"config.{key}=['{there[0]}']\", or prepare {missing}"
+    )
 
 
 def _emotion_list(datarc: dict[str, Any], split: str, fold: str) -> list[str]:
@@ -109,6 +141,8 @@ def _emotion_list(datarc: dict[str, Any], split: str, fold: str) -> list[str]:
     if not path.is_file():
         raise ValueError(f"{path}: not there; run prepare_iemocap.py, and give its --dest as --manifests")
     content = json.loads(path.read_text(encoding="utf-8"))
+    if spaced := [label for label in content["labels"] if len(label.split()) != 1]:
+        raise ValueError(f"{path}: label {spaced[0]!r} holds a space, which s3prl's result files cannot; rename it")
     for item in content["meta_data"]:
         if item["label"] not in content["labels"]:
             raise ValueError(

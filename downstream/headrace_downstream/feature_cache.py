@@ -15,7 +15,6 @@ so that several runs may share a folder and any of them may be killed.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from headrace_downstream.files import appears_whole
 
 # An item alone against in a batch, relative to the largest feature: rounding is 1e-6, group norms and the like 1e-2.
 TOLERANCE = 1e-4
@@ -164,13 +165,10 @@ def _digest(upstream: nn.Module, source: str, feature: str) -> str:
 
 
 def _save_whole(path: Path, array: np.ndarray) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("wb") as file:
+        with appears_whole(path) as beside, beside.open("wb") as file:
             np.save(file, array)
-        os.replace(beside, path)
     except OSError as why:
-        beside.unlink(missing_ok=True)
         raise OSError(
             why.errno,
             f"feature cache: {why.strerror}; free some room or choose another --feature-cache",

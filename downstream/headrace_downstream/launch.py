@@ -16,13 +16,14 @@ from typing import Any
 import torch
 import yaml
 
-from headrace_downstream import checkpoints, compat, corpora, results
+from headrace_downstream import checkpoints, compat, corpora, processes, results
 from headrace_downstream.corpora import HERE, Corpus
-from headrace_downstream.files import write_whole
+from headrace_downstream.feature_cache import CachedUpstream
+from headrace_downstream.files import remove_halves, write_whole
+from headrace_downstream.processes import ALONE, Processes
+from headrace_downstream.score import HEADLINE_SPLIT
 from headrace_downstream.session import run_s3prl
 from headrace_downstream.settings import content_digest, read_config, settle, without_paths
-
-TEST_SPLIT = {"asr": "test-clean", "emotion": "test"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class Launch:
     downstream_variant: str | None = None
     override: str | None = None
     device: str | None = None
+    local_rank: int | None = None
+    backend: str | None = None
+    processes: Processes = ALONE
 
 
 def launch(options: Launch) -> None:
@@ -60,6 +64,9 @@ def launch(options: Launch) -> None:
     warnings.filterwarnings("ignore", message=r"`?torch\.cuda\.amp", category=FutureWarning)
     _register_upstreams()
     options = _completed(options)
+    options = replace(options, processes=processes.find(options.local_rank, options.backend, options.device))
+    if not options.processes.is_leader:
+        options = replace(options, modes=tuple(mode for mode in options.modes if mode == "train"))
     if options.folds:
         _run_folds(options)
         return
@@ -96,37 +103,48 @@ def _completed(options: Launch) -> Launch:
 def _train(options: Launch) -> None:
     """Train, or go on from the newest checkpoint of the folder, or find that the training is done."""
     options.expdir.mkdir(parents=True, exist_ok=True)
+    is_leader = options.processes.is_leader
     if options.past_exp is not None:
+        _check_as_many_processes(options)
         argv = ["-e", str(options.past_exp)]
     else:
-        config = read_config(options.config or HERE / options.downstream / "config.yaml")
-        settle(options.expdir, _settings(options, config))
+        config_path = options.expdir / "config.yaml"
+        if is_leader:
+            config = read_config(options.config or HERE / options.downstream / "config.yaml")
+            settle(options.expdir, _settings(options, config))
+            write_whole(config_path, yaml.safe_dump(config, sort_keys=False))
+            remove_halves(options.expdir, "*.ckpt")
+        options.processes.meet(f"settled {options.expdir}")
         if checkpoints.is_finished(options.expdir):
-            print(f"already trained: {options.expdir}", flush=True)
+            if is_leader:
+                print(f"already trained: {options.expdir}", flush=True)
             return
-        write_whole(options.expdir / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-        argv = [
-            "-a",
-            "-c",
-            str(options.expdir / "config.yaml"),
-            "-d",
-            options.downstream,
-            "-u",
-            options.upstream,
-        ]
+        argv = ["-a", "-c", str(config_path), "-d", options.downstream, "-u", options.upstream]
         argv += ["-k", options.upstream_ckpt] if options.upstream_ckpt else []
         argv += ["-v", options.downstream_variant] if options.downstream_variant else []
     started = time.monotonic()
-    _s3prl(options, ["-m", "train", *argv, "-p", str(options.expdir)])
-    print(f"trained in {time.monotonic() - started:.0f} s: {options.expdir}", flush=True)
+    with options.processes.training(str(options.expdir), options.device):
+        _s3prl(options, ["-m", "train", *argv, "-p", str(options.expdir), *options.processes.flags()])
+    if is_leader:
+        print(f"trained in {time.monotonic() - started:.0f} s: {options.expdir}", flush=True)
+
+
+def _check_as_many_processes(options: Launch) -> None:
+    before, now = checkpoints.load(options.past_exp).get("WorldSize"), options.processes.number_if_launched
+    if before != now:
+        said = ["without torchrun" if n is None else f"with torchrun --nproc-per-node {n}" for n in (before, now)]
+        raise ValueError(
+            f"-e {options.past_exp}: was trained {said[0]}, came {said[1]}: updates would be of another batch; "
+            f"go on {said[0]}"
+        )
 
 
 def _evaluate(options: Launch) -> None:
-    """Evaluate -e, or the best checkpoint of the folder, and write score.json."""
+    """Evaluate -e, or the best checkpoint of the folder, and write its split's score."""
     given = options.past_exp if options.modes == ("evaluate",) else None
     checkpoint = given or checkpoints.best(options.expdir)
     task = checkpoints.load(checkpoint)["Args"].downstream
-    split = options.evaluate_split or TEST_SPLIT[task]
+    split = options.evaluate_split or HEADLINE_SPLIT[task]
     ran = _s3prl(options, ["-m", "evaluate", "-e", str(checkpoint), "-t", split])
     results.keep(options.expdir, checkpoint, ran.args, ran.config, ran.corpus)
 
@@ -149,16 +167,17 @@ RUN = {"train": _train, "evaluate": _evaluate, "inference": _inference}
 
 def _run_folds(options: Launch) -> None:
     """The modes for each fold in its own folder, then the average. Folds that have their score are passed over."""
+    split = options.evaluate_split or HEADLINE_SPLIT["emotion"]
     for number, fold in enumerate(options.folds, 1):
         print(f"\n== {fold} ({number} of {len(options.folds)}) ==", flush=True)
         one = replace(options, folds=(), downstream_variant=fold, expdir=options.expdir / fold)
         for mode in options.modes:
-            if mode == "evaluate" and results.is_kept(one.expdir):
+            if mode == "evaluate" and results.is_kept(one.expdir, split):
                 print(f"already evaluated: {one.expdir}", flush=True)
             else:
                 RUN[mode](one)
     if "evaluate" in options.modes:
-        results.keep_folds(options.expdir, options.folds)
+        results.keep_folds(options.expdir, options.folds, split)
 
 
 # ---- one call of s3prl ----
@@ -186,15 +205,22 @@ def _s3prl(options: Launch, argv: list[str]) -> _Ran:
     argv = [*argv, "--device", options.device, *options.rest]
     if options.override:
         argv += ["-o", options.override]
-    run_s3prl(argv, adjust, options.feature_cache, lambda: settled[0].corpus.seconds)
+
+    def announce(upstream: CachedUpstream) -> None:
+        if options.processes.is_leader:
+            print(upstream.announce(settled[0].corpus.seconds), flush=True)
+
+    run_s3prl(argv, adjust, options.feature_cache, announce)
     return settled[0]
 
 
 def _check_corpus(options: Launch, args: argparse.Namespace, config: dict[str, Any]) -> Corpus:
     if args.mode == "inference":
-        return Corpus({}, 0.0)
+        return Corpus({}, {}, 0.0)
     datarc = config["downstream_expert"]["datarc"]
     corpora.fill_in(args.downstream, datarc, options.data, options.manifests)
+    if not options.processes.is_leader:  # who checks it, while the others wait to train
+        return Corpus({}, {}, 0.0)
     if args.downstream == "emotion":
         splits = ["train", "test"]  # s3prl reads both in either mode
     elif args.mode == "train":
@@ -223,7 +249,9 @@ def _register_upstreams() -> None:
 
 def _settings(options: Launch, config: dict[str, Any]) -> dict[str, Any]:
     """All that makes two trainings the same one, less where corpora and checkpoints lie and the device."""
+    together = options.processes.number_if_launched
     return {
+        **({"processes": together} if together else {}),
         "downstream": options.downstream,
         "fold": options.downstream_variant,
         "upstream": options.upstream,

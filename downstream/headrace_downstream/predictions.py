@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
-import re
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
@@ -22,34 +22,22 @@ class Prediction:
     hypothesis: str
 
 
-def read_asr(expdir: Path, split: str, with_lm: bool) -> list[Prediction]:
+def read_asr(expdir: Path, split: str, with_lm: bool, speakers: dict[str, str]) -> list[Prediction]:
     """What s3prl's ASR expert wrote when it evaluated a split: <split>-noLM-hyp.ark and -ref.ark, `utterance words
-    ...` a line.
+    ...` a line. An utterance's name holds no space: its line in the transcripts begins with it.
     """
     stem = expdir / f"{split}-{'LM' if with_lm else 'noLM'}"
-    hypotheses, references = _read_lines(Path(f"{stem}-hyp.ark")), _read_lines(Path(f"{stem}-ref.ark"))
-    return [Prediction(name, speaker_of(name), text, hypotheses[name]) for name, text in references.items()]
+    hypotheses, references = (_read_pairs(Path(f"{stem}-{what}.ark"), str.partition) for what in ("hyp", "ref"))
+    return [Prediction(name, speakers[name], text, hypotheses[name]) for name, text in references.items()]
 
 
-def read_emotion(expdir: Path, split: str, fold: str) -> list[Prediction]:
+def read_emotion(expdir: Path, split: str, fold: str, speakers: dict[str, str]) -> list[Prediction]:
     """What s3prl's emotion expert wrote when it evaluated a split: <split>_<fold>_predict.txt and _truth.txt,
-    `utterance class`.
+    `utterance class`. The class holds no space (corpora.check), the utterance's name may.
     """
-    hypotheses = _read_lines(expdir / f"{split}_{fold}_predict.txt")
-    references = _read_lines(expdir / f"{split}_{fold}_truth.txt")
-    return [Prediction(name, speaker_of(name), label, hypotheses[name]) for name, label in references.items()]
-
-
-def speaker_of(utterance: str) -> str:
-    """The speaker in an utterance's name.
-
-    LibriSpeech: `1005-10051-0000` is of 1005. IEMOCAP: `Ses01F_impro01_M003` is of the man of session 1, for the
-    last letter tells who speaks; the first tells who wore the markers (s3prl's metadata takes that one for the
-    speaker).
-    """
-    if iemocap := re.fullmatch(r"(Ses\d+)[FM]_.*_([FM])\w*", utterance):
-        return iemocap[1] + iemocap[2]
-    return re.split("[-_]", utterance, maxsplit=1)[0]
+    paths = (expdir / f"{split}_{fold}_{what}.txt" for what in ("predict", "truth"))
+    hypotheses, references = (_read_pairs(path, str.rpartition) for path in paths)
+    return [Prediction(name, speakers[name], label, hypotheses[name]) for name, label in references.items()]
 
 
 def write(path: Path, predictions: list[Prediction]) -> None:
@@ -76,8 +64,9 @@ def read(path: Path) -> list[Prediction]:
     return [Prediction(*row) for row in rows]
 
 
-def _read_lines(path: Path) -> dict[str, str]:
+def _read_pairs(path: Path, cut: Callable[[str, str], tuple[str, str, str]]) -> dict[str, str]:
+    """{utterance: what stands beside it}; cut: str.partition cuts at the first space, str.rpartition at the last."""
     if not path.is_file():
         raise ValueError(f"{path}: s3prl left no such file; did the evaluation run to its end?")
-    pairs = (line.rstrip("\n").partition(" ") for line in path.read_text(encoding="utf-8").splitlines())
-    return {name: text for name, _, text in pairs if name}
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return {name: text for name, _, text in (cut(line, " ") for line in lines if line)}

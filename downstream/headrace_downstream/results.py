@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an evaluation leaves in its folder: predictions-SPLIT.tsv and score.json; and the average over emotion folds."""
+"""What an evaluation leaves in its folder: predictions-SPLIT.tsv, score-SPLIT.json, and score.json for the headline
+split; and the average over emotion folds.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,9 @@ def keep(expdir: Path, checkpoint: Path, args: argparse.Namespace, config: dict[
     fold = fold_of(args, config)
     if task == "asr":
         with_lm = config["downstream_expert"]["datarc"].get("decoder_args", {}).get("decoder_type") == "kenlm"
-        said = predictions.read_asr(expdir, split, with_lm)
+        said = predictions.read_asr(expdir, split, with_lm, corpus.speakers)
     else:
-        said = predictions.read_emotion(expdir, split, fold)
+        said = predictions.read_emotion(expdir, split, fold, corpus.speakers)
     table = f"predictions-{split}.tsv"
     predictions.write(expdir / table, said)
     result = score.score(task, said) | {
@@ -38,13 +40,13 @@ def keep(expdir: Path, checkpoint: Path, args: argparse.Namespace, config: dict[
     _write(expdir, result)
 
 
-def keep_folds(expdir: Path, folds: Sequence[str]) -> None:
+def keep_folds(expdir: Path, folds: Sequence[str], split: str) -> None:
     """Average the folds' accuracies, as SUPERB does, and score all their utterances together for the intervals."""
-    tables = [f"{fold}/predictions-test.tsv" for fold in folds]
+    tables = [f"{fold}/predictions-{split}.tsv" for fold in folds]
     said = [p for table in tables for p in predictions.read(expdir / table)]
-    parts = {fold: score.read(expdir / fold / score.FILE) for fold in folds}
+    parts = {fold: score.read(expdir / fold / score.file_of(split)) for fold in folds}
     result = score.score("emotion", said) | {
-        "split": "test",
+        "split": split,
         "predictions": tables,
         "run": parts[folds[0]]["run"],
     }
@@ -56,10 +58,12 @@ def keep_folds(expdir: Path, folds: Sequence[str]) -> None:
     _write(expdir, result)
 
 
-def is_kept(expdir: Path) -> bool:
-    """True if the folder's score is of its best checkpoint."""
-    path = expdir / score.FILE
-    return path.is_file() and path.stat().st_mtime >= checkpoints.best(expdir).stat().st_mtime
+def is_kept(expdir: Path, split: str) -> bool:
+    """True if the folder holds a score of the split, and of its best checkpoint."""
+    path, best = expdir / score.file_of(split), checkpoints.best(expdir)
+    if not path.is_file() or path.stat().st_mtime < best.stat().st_mtime:
+        return False
+    return score.read(path)["run"]["checkpoint"]["file"] == best.name
 
 
 def fold_of(args: argparse.Namespace, config: dict[str, Any]) -> str:
@@ -68,9 +72,12 @@ def fold_of(args: argparse.Namespace, config: dict[str, Any]) -> str:
 
 
 def _write(expdir: Path, result: dict[str, Any]) -> None:
-    score.write(expdir / score.FILE, result)
+    split = result["split"]
+    if split == score.HEADLINE_SPLIT[result["task"]]:
+        score.write(expdir / score.FILE, result)
+    score.write(expdir / score.file_of(split), result)  # last: it is what `is_kept` looks for
     print("\n".join(score.summary(result)))
-    print(f"kept in {expdir / score.FILE}", flush=True)
+    print(f"kept in {expdir / score.file_of(split)}", flush=True)
 
 
 def _about(args: argparse.Namespace, config: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
@@ -85,6 +92,7 @@ def _about(args: argparse.Namespace, config: dict[str, Any], checkpoint: Path) -
         "seed": args.seed,
         "checkpoint": {"file": checkpoint.name, "step": states["Step"]},
         "total_steps": config["runner"]["total_steps"],
+        "processes": states.get("WorldSize", 1),
         "layer_weights": _layer_weights(states),
         "config": config,
     }

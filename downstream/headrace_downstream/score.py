@@ -17,7 +17,8 @@ from headrace_downstream.bootstrap import Statistic
 from headrace_downstream.files import write_whole
 from headrace_downstream.predictions import Prediction
 
-FILE = "score.json"
+FILE = "score.json"  # of the task's headline split; beside it, score-SPLIT.json of every split that was evaluated
+HEADLINE_SPLIT = {"asr": "test-clean", "emotion": "test"}
 FORMAT = 1
 FEW_SPEAKERS = 20  # below it, a bootstrap of speakers is known to give intervals that are too narrow
 
@@ -118,6 +119,11 @@ def confusion(said: Sequence[Prediction]) -> dict[str, Any]:
     return {"labels": labels, "counts": counts.tolist()}
 
 
+def file_of(split: str | None) -> str:
+    """The name of a split's score; None for the headline's."""
+    return FILE if split is None else f"score-{split}.json"
+
+
 def write(path: Path, result: dict[str, Any]) -> None:
     """Write score.json; it appears whole."""
     write_whole(path, json.dumps(result, indent=2) + "\n")
@@ -130,7 +136,9 @@ def read(path: Path) -> dict[str, Any]:
         ValueError: it is missing, or of a format that this version does not know.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; evaluate the run first (downstream/run.py -m train,evaluate)")
+        others = sorted(other.stem.removeprefix("score-") for other in path.parent.glob("score-*.json"))
+        advice = f"splits evaluated there: {', '.join(others)}, see --split" if others else "evaluate the run first"
+        raise ValueError(f"{path}: no such file; {advice} (downstream/run.py -m train,evaluate -t SPLIT)")
     result = json.loads(path.read_text(encoding="utf-8"))
     if result.get("format") != FORMAT:
         raise ValueError(f"{path}: format {result.get('format')}, this version reads {FORMAT}; evaluate the run again")

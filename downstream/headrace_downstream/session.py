@@ -5,23 +5,29 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from headrace_downstream.feature_cache import CachedUpstream
+from headrace_downstream.files import appears_whole
 from headrace_downstream.padded_rnn import padded_on_cpu
+from headrace_downstream.replace import replaced
 from headrace_downstream.settings import content_digest
 
 Adjust = Callable[[argparse.Namespace, dict[str, Any]], None]
 
 
-def run_s3prl(argv: list[str], adjust: Adjust, cache: Path | None, seconds: Callable[[], float]) -> None:
+def run_s3prl(
+    argv: list[str],
+    adjust: Adjust,
+    cache: Path | None,
+    announce: Callable[[CachedUpstream], None],
+) -> None:
     """Run `s3prl.run_downstream.main` on a command line.
 
     Args:
@@ -29,7 +35,7 @@ def run_s3prl(argv: list[str], adjust: Adjust, cache: Path | None, seconds: Call
         adjust: called with the arguments and the configuration that s3prl settled on (on resume: those of the
             checkpoint); may change both in place and raise ValueError.
         cache: where the frozen upstream's features are kept; None computes them each time, as s3prl does.
-        seconds: how much audio the run will read, for the cache's estimate; called after `adjust`.
+        announce: called with the upstream whose features are kept, before it is asked for any.
     """
     run_downstream = importlib.import_module("s3prl.run_downstream")
     read_arguments = run_downstream.get_downstream_args
@@ -40,12 +46,12 @@ def run_s3prl(argv: list[str], adjust: Adjust, cache: Path | None, seconds: Call
         return args, config, backups
 
     with ExitStack() as stack:
-        stack.enter_context(_replaced(sys, "argv", ["run_downstream", *argv]))
-        stack.enter_context(_replaced(run_downstream, "get_downstream_args", arguments))
-        stack.enter_context(_replaced(torch, "save", save_whole(torch.save)))
+        stack.enter_context(replaced(sys, "argv", ["run_downstream", *argv]))
+        stack.enter_context(replaced(run_downstream, "get_downstream_args", arguments))
+        stack.enter_context(replaced(torch, "save", save_whole(torch.save)))
         stack.enter_context(padded_on_cpu())
         if cache is not None:
-            stack.enter_context(_replaced(run_downstream, "Runner", _caching(run_downstream.Runner, cache, seconds)))
+            stack.enter_context(replaced(run_downstream, "Runner", _caching(run_downstream.Runner, cache, announce)))
         run_downstream.main()
 
 
@@ -55,36 +61,27 @@ def save_whole(save: Callable[..., None]) -> Callable[..., None]:
     """
 
     def save_beside(states: object, path: str) -> None:
-        beside = f"{path}.part"  # s3prl's glob for checkpoints, states-*.ckpt, does not match it
-        try:
-            save(states, beside)
-            os.replace(beside, path)
+        try:  # s3prl's glob for checkpoints, states-*.ckpt, does not match the name beside
+            with appears_whole(Path(path)) as beside, beside.open("wb") as file:
+                save(states, file)
         except (OSError, RuntimeError) as why:  # RuntimeError: what torch's zip writer raises on a full disk
-            Path(beside).unlink(missing_ok=True)
             raise OSError(f"{path}: the checkpoint could not be written ({why}); the one before it is whole") from why
 
     return save_beside
 
 
-def _caching(runner: type, cache: Path, seconds: Callable[[], float]) -> type:
+def _caching(runner: type, cache: Path, announce: Callable[[CachedUpstream], None]) -> type:
     """s3prl's Runner with a CachedUpstream in place of its frozen upstream."""
 
     class CachingRunner(runner):
         def __init__(self, args: argparse.Namespace, config: dict[str, Any]) -> None:
             super().__init__(args, config)
-            feature = self.featurizer.model.feature_selection
+            # where several processes train, the featurizer stands inside torch's wrapper
+            featurizer = getattr(self.featurizer.model, "module", self.featurizer.model)
             source = f"{content_digest(args.upstream_ckpt)}/{content_digest(args.upstream_model_config)}"
-            self.upstream.model = CachedUpstream(self.upstream.model, args.upstream, source, feature, cache)
-            print(self.upstream.model.announce(seconds()), flush=True)
+            self.upstream.model = CachedUpstream(
+                self.upstream.model, args.upstream, source, featurizer.feature_selection, cache
+            )
+            announce(self.upstream.model)
 
     return CachingRunner
-
-
-@contextmanager
-def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)

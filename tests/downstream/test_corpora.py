@@ -8,6 +8,7 @@ import soundfile
 
 from headrace_downstream import corpora
 from headrace_downstream.corpora import HERE
+from headrace_manifests import iemocap
 
 WAV = "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav"
 
@@ -75,7 +76,10 @@ def test_manifests_that_point_nowhere_are_named(asr_corpus, emotion_corpus, tmp_
         corpora.fill_in("asr", {}, tmp_path / "gone", asr_corpus[1])
     (asr_corpus[1] / "len_for_bucket" / "dev.csv").unlink()
     with pytest.raises(
-        ValueError, match=r"no dev.csv for split dev-clean \(there: test, train\); run prepare_librispeech.py"
+        ValueError,
+        match=r"-c: downstream_expert.datarc.dev-clean is \[dev\], and .*len_for_bucket holds no dev.csv, "
+        r"only test.csv, train.csv; name one .* by -o \"config.downstream_expert.datarc.dev-clean=\['test'\]\", "
+        r"or prepare dev",
     ):
         check_asr(asr_corpus)
     shutil.rmtree(asr_corpus[0] / "train" / "11")
@@ -84,6 +88,37 @@ def test_manifests_that_point_nowhere_are_named(asr_corpus, emotion_corpus, tmp_
     shutil.rmtree(emotion_corpus[1] / "meta_data" / "Session1")
     with pytest.raises(ValueError, match=r"Session1/train_meta_data.json: not there; run prepare_iemocap.py"):
         check_emotion(emotion_corpus)
+
+
+def test_manifests_without_any_list_are_told_from_others(asr_corpus):
+    for path in (asr_corpus[1] / "len_for_bucket").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match=r"holds no train.csv, nor any other; run manifests/prepare_librispeech.py"):
+        check_asr(asr_corpus)
+
+
+@pytest.mark.parametrize(
+    ("task", "path", "speaker"),
+    [
+        ("asr", "test/1005/10051/1005-10051-0000.flac", "1005"),
+        ("asr", "test/spk_12/1/spk_12-1-0001.flac", "spk_12"),
+        ("asr", "test/spk_13/1/spk_13-1-0001.flac", "spk_13"),
+        ("asr", "test/ann-lee/1/ann-lee-1-0001.flac", "ann-lee"),
+        ("emotion", "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_M003.wav", "Ses01M"),
+        ("emotion", "Session5/sentences/wav/Ses05F_script16_1/Ses05F_script16_1_F002.wav", "Ses05F"),
+        ("emotion", "Session4/sentences/wav/Ses04M_script01_1b/Ses04M_script01_1b_M012.wav", "Ses04M"),
+        ("emotion", "Session4/sentences/wav/x/ann-lee_1.wav", "ann-lee"),
+    ],
+)
+def test_who_speaks_follows_the_layout_of_the_task(task, path, speaker):
+    assert corpora.SPEAKER_OF[task](path) == speaker
+
+
+def test_who_speaks_is_counted_as_the_manifests_count_it(emotion_corpus):
+    actors = {f"Ses0{session}{sex}" for session in range(1, 6) for sex in "FM"}
+    assert set(check_emotion(emotion_corpus).speakers.values()) == actors
+    paths = [f"S/w/{name}.wav" for name in ("Ses01F_impro01_M003", "Ses04M_script01_1b_F012", "ann-lee_1", "alone")]
+    assert [corpora.SPEAKER_OF["emotion"](path) for path in paths] == [iemocap.speaker(path) for path in paths]
 
 
 def test_a_split_that_the_configuration_lacks_is_told_with_those_it_has(asr_corpus):
@@ -132,6 +167,13 @@ def test_labels_outside_the_four_classes_are_named(emotion_corpus):
     path = emotion_corpus[1] / "meta_data" / "Session1" / "test_meta_data.json"
     path.write_text(path.read_text().replace('"label": "sad"', '"label": "fru"', 1))
     with pytest.raises(ValueError, match=r"has label 'fru', the labels are neu, hap, ang, sad"):
+        check_emotion(emotion_corpus)
+
+
+def test_a_label_that_s3prls_files_cannot_hold_is_refused(emotion_corpus):
+    path = emotion_corpus[1] / "meta_data" / "Session1" / "test_meta_data.json"
+    path.write_text(path.read_text().replace('"sad"', '"very sad"'))
+    with pytest.raises(ValueError, match=r"label 'very sad' holds a space, which s3prl's result files cannot"):
         check_emotion(emotion_corpus)
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import run
-from headrace_downstream import checkpoints, predictions, session
+from headrace_downstream import checkpoints, files, predictions, session
 from headrace_downstream.corpora import HERE
 
 pytestmark = [
@@ -77,7 +77,9 @@ def test_asr_is_trained_evaluated_resumed_and_listens(asr_corpus, tmp_path, capf
     assert checkpoints.load(expdir / "states-6.ckpt")["Step"] == 6
 
     launched(capfd, "-m", "evaluate", "-e", expdir / "states-6.ckpt", "-t", "dev-clean", "--device", "cpu")
-    assert score_of(expdir)["split"] == "dev-clean" and score_of(expdir)["run"]["checkpoint"]["step"] == 6
+    dev = json.loads((expdir / "score-dev-clean.json").read_text())
+    assert dev["split"] == "dev-clean" and dev["run"]["checkpoint"]["step"] == 6
+    assert score_of(expdir) == score == json.loads((expdir / "score-test-clean.json").read_text()), "the headline stays"
 
     audio = asr_corpus[0] / "test" / "31" / "1" / "31-1-0000.flac"
     launched(capfd, "-m", "inference", "-e", expdir / "states-6.ckpt", "-t", audio, "--device", "cpu")
@@ -97,6 +99,34 @@ def test_kept_features_train_the_head_that_computed_ones_train(asr_corpus, tmp_p
     assert len(list((tmp_path / "features").glob("fbank-*/*.npy"))) == 20
 
 
+def test_a_speaker_whose_name_holds_other_marks_is_one_speaker(asr_corpus, tmp_path, capfd):
+    root, manifests = asr_corpus
+    for old, new in {"31": "spk_31", "32": "spk_32"}.items():
+        chapter = root / "test" / old / "1"
+        for path in sorted(chapter.iterdir()):
+            path.rename(chapter / path.name.replace(old, new, 1))
+        transcripts = chapter / f"{new}-1.trans.txt"
+        transcripts.write_text(transcripts.read_text().replace(f"{old}-", f"{new}-"))
+        chapter.parent.rename(root / "test" / new)
+        bucket = manifests / "len_for_bucket" / "test.csv"
+        bucket.write_text(bucket.read_text().replace(f"/{old}", f"/{new}"))
+    launched(capfd, "-m", "train,evaluate", *arguments("asr", asr_corpus, tmp_path / "exp"))
+    said = predictions.read(tmp_path / "exp" / "predictions-test-clean.tsv")
+    assert {p.speaker for p in said} == {"spk_31", "spk_32"} and len(said) == 8
+
+
+def test_an_audio_file_with_a_space_in_its_name_is_scored_by_its_label(emotion_corpus, tmp_path, capfd):
+    root, manifests = emotion_corpus
+    for path in sorted(root.rglob("Ses01F_impro01_F00*.wav")):
+        path.rename(path.with_name(path.name.replace("impro01_", "impro01 take_")))
+    for path in manifests.rglob("*.json"):
+        path.write_text(path.read_text().replace("/Ses01F_impro01_F00", "/Ses01F_impro01 take_F00"))
+    launched(capfd, "-m", "train,evaluate", *arguments("emotion", emotion_corpus, tmp_path / "exp"))
+    said = {p.utterance: p for p in predictions.read(tmp_path / "exp" / "predictions-test.tsv")}
+    assert len(said) == 8 and said["Ses01F_impro01 take_F003"].reference == "sad"
+    assert {p.reference for p in said.values()} == {"neu", "hap", "ang", "sad"}
+
+
 def test_five_folds_are_averaged_and_finished_ones_passed_over(emotion_corpus, tmp_path, capfd):
     expdir = tmp_path / "exp"
     argv = ["-m", "train,evaluate", "--folds", "all", *arguments("emotion", emotion_corpus, expdir)]
@@ -112,12 +142,18 @@ def test_five_folds_are_averaged_and_finished_ones_passed_over(emotion_corpus, t
 
     # a fold that was cut off half-way is taken up again, the others are left alone
     (expdir / "fold2" / "states-4.ckpt").unlink()
-    (expdir / "fold2" / "score.json").unlink()
+    (expdir / "fold2" / "score-test.json").unlink()
     untouched = (expdir / "fold1" / "states-4.ckpt").stat().st_mtime_ns
     said = launched(capfd, *argv)
     assert said.count("already trained") == 4 and said.count("already evaluated") == 4
     assert (expdir / "fold1" / "states-4.ckpt").stat().st_mtime_ns == untouched
-    assert (expdir / "fold2" / "score.json").is_file()
+    assert (expdir / "fold2" / "score-test.json").is_file()
+
+    # another split of the same folds is evaluated, and the headline stays
+    argv[argv.index("train,evaluate")] = "evaluate"
+    assert "already evaluated" not in launched(capfd, *argv, "-t", "dev")
+    assert json.loads((expdir / "score-dev.json").read_text())["num_utterances"] == 5 * 7
+    assert score_of(expdir) == score
 
 
 @pytest.mark.parametrize(
@@ -171,9 +207,7 @@ def test_half_a_checkpoint_is_not_evaluated(asr_corpus, tmp_path, capfd):
 
 def test_every_checkpoint_of_s3prl_is_written_beside_its_place(asr_corpus, tmp_path, capfd, monkeypatch):
     moved = []
-    monkeypatch.setattr(
-        session.os, "replace", lambda source, target: (moved.append(target), shutil.move(source, target))
-    )
+    monkeypatch.setattr(files.os, "replace", lambda source, target: (moved.append(target), shutil.move(source, target)))
     launched(capfd, "-m", "train", *arguments("asr", asr_corpus, tmp_path / "exp"))
     saved = {path.name for path in (tmp_path / "exp").glob("*.ckpt")}
     assert {"states-2.ckpt", "states-4.ckpt"} <= saved <= {Path(target).name for target in moved}
@@ -182,8 +216,8 @@ def test_every_checkpoint_of_s3prl_is_written_beside_its_place(asr_corpus, tmp_p
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path):
     torch.save({"Step": 1}, tmp_path / "states-1.ckpt")
 
-    def fill(states, path):
-        (tmp_path / "states-1.ckpt.part").write_bytes(b"half")
+    def fill(states, file):
+        file.write(b"half")
         raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
 
     with pytest.raises(OSError, match=r"states-1.ckpt: the checkpoint could not be written"):
@@ -206,6 +240,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_end(asr_corpus, tmp_path):
     assert process.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()[-2000:]
     stopped = newest_step(expdir)
     assert 3 <= stopped < 30
+    (expdir / f".states-{stopped + 1}.ckpt.{process.pid}.part").write_bytes(b"what a kill in mid-checkpoint leaves")
 
     subprocess.run(command, cwd="/", check=True, stdout=log, stderr=log)
     text = (tmp_path / "log").read_text()

@@ -102,20 +102,6 @@ def test_runs_on_other_utterances_are_not_paired(other):
         score.compare("asr", asr(("A", "A"), ("B", "B")), other)
 
 
-@pytest.mark.parametrize(
-    ("utterance", "speaker"),
-    [
-        ("1005-10051-0000", "1005"),
-        ("Ses01F_impro01_M003", "Ses01M"),
-        ("Ses05F_script16_1_F002", "Ses05F"),
-        ("Ses04M_script01_1b_M012", "Ses04M"),
-        ("alone", "alone"),
-    ],
-)
-def test_the_speaker_in_an_utterances_name(utterance, speaker):
-    assert predictions.speaker_of(utterance) == speaker
-
-
 def test_predictions_are_read_back_as_written(tmp_path):
     said = [Prediction("u2", "s", 'QUOTE " TAB\tEND', ""), Prediction("u1", "s", "", "A B")]
     predictions.write(tmp_path / "p.tsv", said)
@@ -125,21 +111,33 @@ def test_predictions_are_read_back_as_written(tmp_path):
 def test_s3prls_files_are_read_with_empty_hypotheses(tmp_path):
     (tmp_path / "test-clean-noLM-hyp.ark").write_text("11-1-0000 \n12-1-0000 HI LO\n")
     (tmp_path / "test-clean-noLM-ref.ark").write_text("11-1-0000 HI\n12-1-0000 HI\n")
-    assert predictions.read_asr(tmp_path, "test-clean", with_lm=False) == [
+    speakers = {"11-1-0000": "11", "12-1-0000": "12"}
+    assert predictions.read_asr(tmp_path, "test-clean", with_lm=False, speakers=speakers) == [
         Prediction("11-1-0000", "11", "HI", ""),
         Prediction("12-1-0000", "12", "HI", "HI LO"),
     ]
 
 
-def write_run(folder, task, said):
-    folder.mkdir()
-    predictions.write(folder / "predictions-test.tsv", said)
+def test_a_space_in_an_audio_files_name_stays_in_the_utterance(tmp_path):
+    (tmp_path / "test_fold1_predict.txt").write_text("Ses01F take 2_F000 sad\nSes01F take 3_F000 neu\n")
+    (tmp_path / "test_fold1_truth.txt").write_text("Ses01F take 2_F000 neu\nSes01F take 3_F000 neu\n")
+    speakers = dict.fromkeys(("Ses01F take 2_F000", "Ses01F take 3_F000"), "Ses01F")
+    assert predictions.read_emotion(tmp_path, "test", "fold1", speakers) == [
+        Prediction("Ses01F take 2_F000", "Ses01F", "neu", "sad"),
+        Prediction("Ses01F take 3_F000", "Ses01F", "neu", "neu"),
+    ]
+
+
+def write_run(folder, task, said, split=None):
+    folder.mkdir(exist_ok=True)
+    table = f"predictions-{split or 'test'}.tsv"
+    predictions.write(folder / table, said)
     about = {
-        "split": "test",
-        "predictions": ["predictions-test.tsv"],
+        "split": split or "test",
+        "predictions": [table],
         "run": {"upstream": folder.name, "upstream_ckpt": None},
     }
-    score.write(folder / score.FILE, score.score(task, said) | about)
+    score.write(folder / score.file_of(split), score.score(task, said) | about)
     return folder
 
 
@@ -150,6 +148,28 @@ def test_the_command_prints_a_run_and_a_difference(repository, tmp_path):
     shown = subprocess.run([*script, good, bad], check=False, capture_output=True, text=True, cwd="/")
     assert shown.returncode == 0, shown.stderr
     assert "difference, first - second" in shown.stdout and "-50.00 points" in shown.stdout
+
+
+def test_the_command_compares_the_split_that_it_is_told(tmp_path, capsys):
+    command = importlib.import_module("score")
+    for name, hypothesis in {"good": "A B", "bad": "A X"}.items():
+        write_run(tmp_path / name, "asr", asr(("C", "C")))
+        write_run(tmp_path / name, "asr", asr(("A B", hypothesis)), split="test-other")
+    runs = [str(tmp_path / name) for name in ("good", "bad")]
+    assert command.main([*runs, "--split", "test-other"]) == 0
+    assert "-50.00 points" in capsys.readouterr().out
+    assert command.main(runs) == 0
+    assert "no difference shown" in capsys.readouterr().out
+
+
+def test_the_command_names_the_splits_that_were_evaluated(tmp_path, capsys):
+    command = importlib.import_module("score")
+    for split in ("dev-clean", "test-other"):
+        write_run(tmp_path / "run", "asr", asr(("A", "A")), split)
+    assert command.main([str(tmp_path / "run")]) == 2
+    assert "score.json: no such file; splits evaluated there: dev-clean, test-other, see --split" in (
+        capsys.readouterr().err
+    )
 
 
 def test_the_command_prints_json(tmp_path, capsys):

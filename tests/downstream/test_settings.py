@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import re
+
 import pytest
 
 from headrace_downstream.corpora import HERE
@@ -105,6 +107,19 @@ def test_a_configuration_that_is_none_is_refused_in_one_line(tmp_path, text, lin
     with pytest.raises(ValueError, match=line) as refused:
         read_config(tmp_path / "c.yaml")
     assert "\n" not in str(refused.value)
+
+
+def test_the_readme_shows_a_configuration_for_splits_of_other_names(tmp_path):
+    readme = (HERE / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", readme, re.M | re.S)
+    (tmp_path / "downstream").symlink_to(HERE)  # it stands in the checkout's root
+    (tmp_path / "mine.yaml").write_text(block)
+    config = read_config(tmp_path / "mine.yaml")
+    datarc = config["downstream_expert"]["datarc"]
+    assert [datarc[key] for key in ("train", "dev-clean", "test-clean")] == [["A"], ["B"], ["C"]]
+    superb = read_config(HERE / "asr" / "config.yaml")
+    assert datarc.keys() == superb["downstream_expert"]["datarc"].keys()
+    assert config["optimizer"] == superb["optimizer"]
 
 
 def test_a_folder_goes_on_with_its_own_settings_only(tmp_path):
