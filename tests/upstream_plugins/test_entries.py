@@ -79,6 +79,18 @@ def test_headrace_url_forgets_what_cannot_be_loaded(url, cache, same):
     same(hubconf.headrace_url(url))
 
 
+def test_headrace_url_keeps_a_good_download_when_a_model_configuration_is_refused(url, cache, same):
+    with pytest.raises(ValueError, match=r"model_config \(-g\) must be left out"):
+        hubconf.headrace_url(url, model_config="config.yaml")
+    assert not cache.exists(), "nothing was downloaded for nothing"
+    hubconf.headrace_url(url)
+    original = url.removeprefix("file://")
+    shutil.move(original, original + ".moved")
+    with pytest.raises(ValueError, match=r"model_config \(-g\) must be left out"):
+        hubconf.headrace_url(url, model_config="config.yaml", refresh=True)
+    same(hubconf.headrace_url(url))
+
+
 @pytest.mark.parametrize("ckpt", [None, "exp/llsa", "C:/llsa"])
 def test_headrace_url_wants_a_url(ckpt, cache):
     with pytest.raises(ValueError, match=r"must be a URL.*headrace_local"):
@@ -132,7 +144,7 @@ def test_register_puts_every_entry_on_s3prls_hub(s3prl_module):
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (ModuleNotFoundError("no s3prl", name="s3prl"), r"pip install 'headrace\[s3prl\]'"),
+        (ModuleNotFoundError("no s3prl", name="s3prl"), r"pip install '\.\[s3prl\]' in headrace's checkout"),
         (OSError("libc10_cuda.so"), "libc10_cuda.so.*torchaudio < 2.9.*compat.install"),
     ],
     ids=["not installed", "torchaudio does not load"],

@@ -90,12 +90,17 @@ class UpstreamExpert(EncoderUpstream):
     """
 
     def __init__(self, ckpt: str | Path | None, model_config: str | None = None) -> None:
-        if model_config is not None:
-            raise ValueError(
-                f"model_config (-g) must be left out, got {model_config!r}: the configuration lies in the checkpoint; "
-                "for another mixer or look-ahead write a new folder with `headrace export`."
-            )
+        refuse_model_config(model_config)
         super().__init__(load_encoder(ckpt))
+
+
+def refuse_model_config(model_config: str | None) -> None:
+    """Raise ValueError where s3prl's ``-g`` was given: there is nothing that it could change."""
+    if model_config is not None:
+        raise ValueError(
+            f"model_config (-g) must be left out, got {model_config!r}: the configuration lies in the checkpoint; "
+            "for another mixer or look-ahead write a new folder with `headrace export`."
+        )
 
 
 def load_encoder(ckpt: str | Path | None) -> headrace.SpeechEncoder:

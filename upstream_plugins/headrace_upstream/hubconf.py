@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from headrace_upstream.download import forget, resolve
-from headrace_upstream.expert import EncoderUpstream, UpstreamExpert
+from headrace_upstream.expert import EncoderUpstream, UpstreamExpert, refuse_model_config
 
 
 def headrace_local(ckpt: str | None, model_config: str | None = None, refresh: bool = False) -> EncoderUpstream:
@@ -32,12 +32,14 @@ def headrace_url(ckpt: str | None, model_config: str | None = None, refresh: boo
         refresh: download again although it lies in the cache (s3prl: ``--upstream_refresh``).
 
     Raises:
-        ValueError: not a URL, or what came from it cannot be loaded; it does not stay in the cache.
+        ValueError: model_config was given, or not a URL (the cache is as it was); or what came from it cannot be
+            loaded, and does not stay in the cache.
         OSError: the download failed; the cache is as it was.
     """
+    refuse_model_config(model_config)  # before anything is downloaded: what fails below, fails because of the content
     path = resolve(ckpt, refresh)
     try:
-        return UpstreamExpert(path, model_config)
+        return UpstreamExpert(path)
     except ValueError as error:
         forget(str(ckpt))
         raise ValueError(f"{ckpt}: what came from there cannot be loaded. {error}") from None

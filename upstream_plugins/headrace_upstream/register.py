@@ -21,7 +21,7 @@ def register() -> None:
     except ModuleNotFoundError as error:
         if error.name != "s3prl":
             raise
-        raise ImportError("s3prl is not installed: pip install 'headrace[s3prl]'.") from error
+        raise ImportError("s3prl is not installed: pip install '.[s3prl]' in headrace's checkout.") from error
     except (ImportError, AttributeError, OSError) as error:  # OSError: torchaudio's native library
         raise ImportError(
             f"s3prl does not import here, with or without headrace: {error}. Its last release needs torchaudio < 2.9; "
