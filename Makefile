@@ -11,22 +11,28 @@ roots := $(if $(ASR_ROOT),--asr-root "$(ASR_ROOT)") $(if $(SER_ROOT),--ser-root 
 side_by_side := OMP_NUM_THREADS=1 $(python) -P -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 kernel_sources = $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 
-.PHONY: help demo results test test-all lint format setup clean
+.PHONY: gpu-check help demo results results-gpu test test-all lint format setup clean
 
 help:      ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*##/make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*##/make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
-demo: setup      ## the whole chain on synthesised speech, or on ASR_ROOT=... SER_ROOT=...; ends in runs/demo/report.html
+demo: setup      ## the whole chain on synthesised speech, or on ASR_ROOT=... SER_ROOT=...; ends in runs/demo*/report.html
 	@$(python) experiments/run.py demo $(roots)
 
 results: setup      ## the table of RESULTS.md, on an4 and emodb; resumes where it was stopped
 	@$(python) experiments/run.py an4_emodb $(roots) --markdown RESULTS.md
+
+results-gpu: setup      ## the same rows with far more updates, on a GPU; adds its table to RESULTS.md
+	@$(python) experiments/run.py an4_emodb_gpu $(roots) --markdown RESULTS.md
 
 test: setup      ## the fast tests
 	@$(side_by_side) -m "not slow and not gpu"
 
 test-all: setup      ## every test, the slow proofs too
 	@$(side_by_side)
+
+gpu-check:      ## on a machine with a GPU, nvcc and torch, without network: build, gpu tests, sanitizers, benchmarks
+	@$(or $(PYTHON),python3) benchmarks/gpu_check.py
 
 lint: setup      ## ruff, pyright on headrace/, codespell; clang-format when csrc/ has sources
 	@.venv/bin/ruff check .

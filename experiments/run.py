@@ -6,7 +6,7 @@
     python experiments/run.py demo --asr-root CORPUS --ser-root CORPUS
     python experiments/run.py an4_emodb --markdown RESULTS.md
 
-EXPERIMENT is a file in experiments/ (demo, an4_emodb) or a path to one of your own.
+EXPERIMENT is a file in experiments/ (demo, an4_emodb, an4_emodb_gpu) or a path to one of your own.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(CHECKOUT / folder) for folder in ("experiments", "downstream")]
 
-from headrace_experiments import description, experiment, machine, report_file, results_file  # noqa: E402
+from headrace_experiments import description, experiment, machine, report_file, results_file, room, stamps  # noqa: E402
 from headrace_experiments.display import clock  # noqa: E402
-from headrace_experiments.plan import Plan, Speech, speech_of  # noqa: E402
+from headrace_experiments.plan import Plan, Speech, folder_name, other_corpora, speech_of  # noqa: E402
 from headrace_experiments.scheduler import Scheduler, StageFailedError, StoppedError  # noqa: E402
 from headrace_experiments.stage import RunFolder  # noqa: E402
 from headrace_experiments.table import for_terminal  # noqa: E402
@@ -36,7 +36,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("experiment", metavar="EXPERIMENT")
     p.add_argument("--asr-root", type=Path, metavar="DIR", help="speech with transcripts, LibriSpeech layout")
     p.add_argument("--ser-root", type=Path, metavar="DIR", help="emotional speech, IEMOCAP layout")
-    p.add_argument("--run-dir", type=Path, metavar="DIR", help="where everything is kept (runs/EXPERIMENT)")
+    p.add_argument(
+        "--run-dir",
+        type=Path,
+        metavar="DIR",
+        help="where everything is kept (runs/EXPERIMENT, or one for each choice of corpora)",
+    )
     p.add_argument("--jobs", type=int, metavar="N", help="stages side by side (2, or 1 on one core)")
     p.add_argument("--threads", type=int, metavar="N", help="threads of each stage (cores / jobs)")
     p.add_argument(
@@ -60,18 +65,35 @@ def prepare(options: argparse.Namespace) -> tuple[Scheduler, RunFolder]:
         if (value := getattr(options, name)) is not None and value < 1:
             raise ValueError(f"--{name}: expected 1 or more, got {value}")
     one = experiment.read(find(options.experiment))
-    folder = RunFolder((options.run_dir or CHECKOUT / "runs" / one.name).resolve())
+    others = other_corpora(one, options.asr_root, options.ser_root)
+    refuse_in_vain(one, others, options.markdown)
+    folder = RunFolder((options.run_dir or CHECKOUT / "runs" / folder_name(one, others)).resolve())
     speech = speech_of(one, folder, options.asr_root, options.ser_root)
     description.claim(folder.root)
     cores = machine.num_cores()
     jobs = options.jobs or min(2, cores)
     threads = options.threads or max(1, cores // jobs)
-    plan = Plan(one, folder, speech)
+    left_out, free = room.without_room(room.needs(one, speech), folder, jobs)
+    if left_out:
+        print(room.told(left_out, free), flush=True)
+    plan = Plan(one, folder, speech, frozenset(need.stage for need in left_out))
     plan.write_configs()
     stages = plan.stages()
-    description.write(folder, one, facts(folder, speech, jobs, threads), stages)
+    about = facts(folder, speech, jobs, threads) | {"other_corpora": bool(others)}
+    description.write(folder, one, about, stages)
     environment = {"MPLBACKEND": "svg", "PYTHONHASHSEED": "0"}
     return Scheduler(folder, stages, jobs, threads, environment, machine.commit(CHECKOUT)), folder
+
+
+def refuse_in_vain(one: experiment.Experiment, others: dict[str, Path], markdown: Path | None) -> None:
+    """Raise ValueError for a run that could not end, or whose numbers would stand where they do not belong."""
+    if others and markdown:
+        raise ValueError(
+            f"--markdown: {markdown} has the numbers of {one.name} on its own corpora, but {' and '.join(others)} gave "
+            "others; leave them out, or write an experiment file for these corpora (experiments/README.md)"
+        )
+    if one.needs_gpu and not machine.has_gpu():
+        raise ValueError(f"{one.name} needs a GPU, and torch sees none; an4_emodb is sized for CPUs")
 
 
 def facts(folder: RunFolder, speech: Speech, jobs: int, threads: int) -> dict[str, Any]:
@@ -84,6 +106,15 @@ def facts(folder: RunFolder, speech: Speech, jobs: int, threads: int) -> dict[st
     return names | {"splits": asdict(speech.splits), "command": command, "jobs": jobs, "threads": threads}
 
 
+def finished(scheduler: Scheduler, folder: RunFolder) -> dict[str, Any]:
+    """The report of a run that is over, whose wall time now has the making of the report in it."""
+    path = folder.root / report_file.NAME
+    report = report_file.read(path)
+    report["made"]["wall_seconds"] = stamps.wall_seconds(folder, [stage.name for stage in scheduler.stages])
+    report_file.write(path, report)
+    return report
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run: 0 done, 1 a stage failed, 2 the caller's mistake, 130 stopped."""
     options = parser().parse_args(arguments)
@@ -92,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
         scheduler, folder = prepare(options)
         print(f"{len(scheduler.stages)} stages in {folder.root}", flush=True)
         scheduler.run()
-        report = report_file.read(folder.root / report_file.NAME)
+        report = finished(scheduler, folder)
         if options.markdown:
             results_file.write_table(options.markdown, report_file.read(results_file.store(report)))
     except (ValueError, OSError) as error:
@@ -105,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
     print(f"\n{for_terminal(report, colour=sys.stdout.isatty())}\n")
-    print(f"{folder.root / 'report.html'}  ({clock(time.monotonic() - started)})")
+    print(f"{folder.root / 'report.html'}  (this start: {clock(time.monotonic() - started)})")
     return 0
 
 

@@ -13,8 +13,10 @@ from headrace_experiments import curve, description, machine, stamps
 from headrace_experiments.compare import chance, comparisons
 from headrace_experiments.corpora import Splits, describe_asr, describe_emotion, describe_manifest
 from headrace_experiments.experiment import Experiment, Row
+from headrace_experiments.plan import CHECKOUT
 from headrace_experiments.process import as_typed
 from headrace_experiments.report_file import FORMAT, portable
+from headrace_experiments.shape import shape_of
 from headrace_experiments.stage import RunFolder
 
 
@@ -37,7 +39,7 @@ def collect(folder: RunFolder) -> dict[str, Any]:
         "notes": list(experiment.notes),
         "main": experiment.main,
         "budget_minutes": experiment.budget_minutes,
-        "made": _made(folder, facts, done),
+        "made": _made(folder, facts, done) | {"wall_seconds": stamps.wall_seconds(folder, stages)},
         "corpora": _corpora(folder, facts),
         "pretraining": {name: _pretraining(folder, experiment, name, done) for name in experiment.pretraining},
         "tasks": {name: _task(experiment, name) for name in experiment.tasks},
@@ -75,6 +77,7 @@ def _corpora(folder: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:
         "asr": {"name": facts["asr"], "splits": asr},
         "emotion": {"name": facts["ser"], **emotion},
         "pretraining": pretraining,
+        "are_others": facts.get("other_corpora", False),
     }
 
 
@@ -87,6 +90,7 @@ def _pretraining(folder: RunFolder, experiment: Experiment, name: str, done: dic
         "seed": one.seed,
         "updates": one.updates,
         "seconds": stamp.seconds,
+        "chance_bits": shape_of(one, CHECKOUT / "pretrain" / "configs").chance_bits,
         "curve": points,
     }
 

@@ -17,6 +17,18 @@ COLUMNS = {
 """Our names -> fairseq's. fairseq logs losses in bits; accuracy is the share of masked frames told from distractors."""
 
 
+BELOW_CHANCE_BITS = 0.5
+"""A contrastive loss this far below that of uniform guessing has left the plateau that every run begins on."""
+
+
+def left_plateau(points: list[dict[str, float]], chance_bits: float) -> float | None:
+    """Updates at the first point whose contrastive loss is BELOW_CHANCE_BITS under chance; None where none is."""
+    for point in points:
+        if point.get("contrastive_loss_bits", chance_bits) <= chance_bits - BELOW_CHANCE_BITS:
+            return point["updates"]
+    return None
+
+
 def read(log: Path) -> list[dict[str, float]]:
     """Points of the curve by updates. After a kill some updates were made twice: the later ones count."""
     points: dict[float, dict[str, float]] = {}

@@ -19,6 +19,7 @@ class Corpora:
 
     asr: str | None = None  # LibriSpeech layout
     ser: str | None = None  # IEMOCAP layout
+    letters: str | None = None  # --letters of prepare_librispeech.py, relative to the checkout; None: SUPERB's English
     synthesise: Mapping[str, float] = field(default_factory=dict)  # flags of prepare_demo.py: minutes by part, seed
 
 
@@ -79,6 +80,7 @@ class Experiment:
     tasks: Mapping[str, Task]
     expected_seconds: Mapping[str, float]
     notes: Sequence[str] = field(default_factory=list)
+    needs_gpu: bool = False  # it would take days without: refused where torch sees none
 
 
 def read(path: Path) -> Experiment:
@@ -87,16 +89,39 @@ def read(path: Path) -> Experiment:
     Raises:
         ValueError: naming the file, the key, what was expected and what came.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as why:
-        raise ValueError(f"{path}: not YAML ({' '.join(str(why).split())})") from why
+    content = _content(path)
     try:
         experiment = _experiment(path.stem, content)
         _check(experiment)
     except ValueError as why:
         raise ValueError(f"{path}: {why}") from None
     return experiment
+
+
+def _content(path: Path, is_base: bool = False) -> Any:
+    """What a file says; a line `base: other.yaml` takes what the other one beside it says, and changes some of it."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected an experiment")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as why:
+        raise ValueError(f"{path}: not YAML ({' '.join(str(why).split())})") from why
+    if not isinstance(content, dict) or "base" not in content:
+        return content
+    if is_base:
+        raise ValueError(f"{path}: has a base of its own; expected a whole experiment as the base of another")
+    base = content.pop("base")
+    if not isinstance(base, str):
+        raise ValueError(f"{path}: base: expected the name of another file beside it, got {base!r}")
+    values = _content(path.parent / base, is_base=True)
+    return _changed(values, content)
+
+
+def _changed(values: Any, changes: Any) -> Any:
+    """The values with some changed: mappings by their keys, all else, lists too, as a whole."""
+    if not isinstance(values, dict) or not isinstance(changes, dict):
+        return changes
+    return values | {key: _changed(values.get(key), value) for key, value in changes.items()}
 
 
 def _experiment(name: str, content: Any) -> Experiment:
@@ -145,5 +170,12 @@ def _check(experiment: Experiment) -> None:
             raise ValueError(f"rows.{name}: {row.source!r} is no pretraining; there are {known}")
         if (row.seed is None) is (row.untrained is not None):
             raise ValueError(f"rows.{name}: seed belongs to untrained rows, and they need one")
-        if row.pretrained and row.twin not in experiment.rows:
-            raise ValueError(f"rows.{name}: twin must name the untrained row that it has to beat, got {row.twin!r}")
+        if row.pretrained and _shape_of_twin(experiment, row) != row.pretrained:
+            wanted = f"an untrained row of pretraining {row.pretrained}, which it has to beat"
+            raise ValueError(f"rows.{name}: twin must name {wanted}; got {row.twin!r}")
+
+
+def _shape_of_twin(experiment: Experiment, row: Row) -> str | None:
+    """The pretraining whose shape a row's untrained twin has; None where there is no such row."""
+    twin = experiment.rows.get(row.twin or "")
+    return twin.untrained if twin else None

@@ -24,6 +24,13 @@ def machine() -> str:
     return f"{name}, {num_cores()} cores"
 
 
+def has_gpu() -> bool:
+    """Whether torch sees a GPU."""
+    import torch  # not for runs that do not ask: it takes seconds
+
+    return torch.cuda.is_available()
+
+
 def versions() -> str:
     """Versions of what does the work."""
     return ", ".join([f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in PACKAGES)])

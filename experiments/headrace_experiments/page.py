@@ -8,7 +8,7 @@ from typing import Any
 
 from headrace_experiments import pictures
 from headrace_experiments.display import clock
-from headrace_experiments.table import TASK_TITLES, facts, findings, table
+from headrace_experiments.table import TASK_TITLES, budget, facts, findings, table
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -30,6 +30,7 @@ def page(report: dict[str, Any]) -> str:
         *(f"<p>{escape(note)}</p>" for note in report["notes"]),
         _table(report),
         _findings(report),
+        _budget(report),
         f"<h2>Scores</h2><div class=side>{''.join(drawn)}</div>",
         f"<h2>Confusion matrix ({TASK_TITLES['emotion']})</h2>{confusion}" if confusion else "",
         f"<h2>Training curve</h2>{pictures.training_curves(report)}" if report["pretraining"] else "",
@@ -56,6 +57,11 @@ def _findings(report: dict[str, Any]) -> str:
     lines += [f"<li class=small>warning: {escape(warning)}</li>" for warning in report["warnings"]]
     how = "Differences are paired: both encoders are scored on the same draws of speakers; 95 % intervals."
     return f"<ul>{''.join(lines)}</ul><p class=small>{how} Red: the pretrained encoder is not shown to win.</p>"
+
+
+def _budget(report: dict[str, Any]) -> str:
+    took = budget(report)
+    return f'<p class="{"good" if took.is_win else "bad"}">{escape(took.text)}</p>'
 
 
 def _stages(report: dict[str, Any]) -> str:

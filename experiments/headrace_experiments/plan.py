@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 SYNTHESISED_SPLITS = Splits("train", "dev", "test")
 S3PRL_SPLITS = {"train": "train", "dev-clean": "dev", "test-clean": "test"}
 """s3prl's names of the splits -> our roles; it keeps the best checkpoint of the split called dev-clean only."""
+FEATURE_CACHE = ("--feature-cache", "features")
+"""Flags that keep a frozen encoder's features below a stage's folder: they save time, and change no result."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,40 @@ class Speech:
     ser: Path
     splits: Splits
     is_synthesised: tuple[bool, bool]  # asr, ser
+
+
+def other_corpora(experiment: Experiment, asr_root: Path | None, ser_root: Path | None) -> dict[str, Path]:
+    """Folders (by flag, real paths) that take the place of the experiment's own corpora; its own are no others."""
+    given = {"--asr-root": (asr_root, experiment.corpora.asr), "--ser-root": (ser_root, experiment.corpora.ser)}
+    return {
+        flag: root.resolve()
+        for flag, (root, own) in given.items()
+        if root and not (own and (CHECKOUT / own).resolve() == root.resolve())
+    }
+
+
+def folder_name(experiment: Experiment, others: dict[str, Path]) -> str:
+    """The name of a run's folder: one for each choice of corpora, so that no run empties another's stages."""
+    if not others:
+        return experiment.name
+    names = [re.sub(r"[^A-Za-z0-9._-]+", "_", path.name) for path in others.values()]
+    digest = hashlib.sha256("\n".join(f"{flag}={path}" for flag, path in others.items()).encode()).hexdigest()[:6]
+    return "-".join([experiment.name, *names, digest])
+
+
+def hydra_value(path: Path) -> str:
+    """A path as the value of a Hydra override: quoted where Hydra's grammar would not take it as it is.
+
+    Raises:
+        ValueError: the path holds what Hydra would expand.
+    """
+    text = str(path)
+    if "${" in text:
+        raise ValueError(f"{text}: Hydra would expand the '${{' in this path; choose a folder without, see --run-dir")
+    if re.fullmatch(r"[A-Za-z0-9_/.+@%*?|: -]*[A-Za-z0-9_/.+@%*?|:-]", text):
+        return text
+    # backslashes mean themselves, except in front of a quote
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + found[2].replace("'", "\\'"), text) + "'"
 
 
 def speech_of(experiment: Experiment, folder: RunFolder, asr_root: Path | None, ser_root: Path | None) -> Speech:
@@ -52,11 +90,12 @@ def speech_of(experiment: Experiment, folder: RunFolder, asr_root: Path | None, 
 
 @dataclass(frozen=True)
 class Plan:
-    """Builds the stages of one experiment in one folder."""
+    """Builds the stages of one experiment in one folder. Stages of `without_cache` keep no features."""
 
     experiment: Experiment
     folder: RunFolder
     speech: Speech
+    without_cache: frozenset[str] = field(default_factory=frozenset)
 
     def stages(self) -> list[Stage]:
         """All stages, each after those that it needs."""
@@ -86,13 +125,25 @@ class Plan:
         links = [f"asr={s.asr / s.splits.train}"]
         links += [f"ser/Session{number}={s.ser / f'Session{number}' / 'sentences'}" for number in range(1, 6)]
         train = s.asr / s.splits.train
+        own = self.experiment.corpora.letters
+        letters = (CHECKOUT / own,) if own else ()
         return [
             self._stage(
                 "manifest-asr",
                 "manifests",
-                self._python("manifests/prepare_librispeech.py", str(s.asr), "--dest", ".", *roles),
+                self._python(
+                    "manifests/prepare_librispeech.py",
+                    str(s.asr),
+                    "--dest",
+                    ".",
+                    *roles,
+                    *(f"--letters={path}" for path in letters),
+                ),
                 ("char.dict", "len_for_bucket"),
-                inputs=() if of_asr else tuple(s.asr / getattr(s.splits, role) for role in ("train", "dev", "test")),
+                inputs=(
+                    *(() if of_asr else (s.asr / getattr(s.splits, role) for role in ("train", "dev", "test"))),
+                    *letters,
+                ),
                 after=of_asr,
             ),
             self._stage(
@@ -132,10 +183,10 @@ class Plan:
         data = self.folder.stage("manifest-pretraining")
         overrides = [
             *one.overrides,
-            f"task.data={data}",
+            f"task.data={hydra_value(data)}",
             f"common.seed={one.seed}",
             f"optimization.max_update={updates}",
-            f"hydra.run.dir={self.folder.stage(name)}",
+            f"hydra.run.dir={hydra_value(self.folder.stage(name))}",
         ]
         configs = CHECKOUT / "pretrain" / "configs"
         flags = ["--config-dir", str(configs), "--config-name", one.config]
@@ -170,21 +221,24 @@ class Plan:
         data = self.speech.asr if task == "asr" else self.speech.ser
         flags = ["-m", "train,evaluate", "-d", task, "-c", str(self.config_path(task)), "-p", "exp"]
         flags += ["--data", str(data), "--manifests", str(self.folder.stage(manifests))]
-        flags += ["--feature-cache", "features", "--seed", str(one.seed)]
+        cached = f"{task}-{name}" not in self.without_cache
+        flags += [*FEATURE_CACHE, "--seed", str(one.seed)]
         flags += ["--folds", "all"] if task == "emotion" else []
         if row.source:
             flags += ["-u", "headrace_local", "-k", str(self.folder.stage(f"export-{name}") / "encoder")]
         elif row.upstream:
             flags += ["-u", row.upstream[task]]
+        command = self._python("downstream/run.py", *flags, *(one.flags if row.source else ()))
         return self._stage(
             f"{task}-{name}",
             task,
-            self._python("downstream/run.py", *flags, *(one.flags if row.source else ())),
+            command if cached else tuple(word for word in command if word not in FEATURE_CACHE),
             ("exp/score.json",),
             inputs=(self.config_path(task), CHECKOUT / "downstream" / task),
             after=(manifests, *([f"export-{name}"] if row.source else [])),
             progress="downstream",
             scratch=("features",),
+            told_by=() if cached else command,  # with or without, so that room on the disk decides nothing else
         )
 
     def config_path(self, task: str) -> Path:
@@ -232,5 +286,7 @@ class Plan:
         after: tuple[str, ...] = (),
         progress: str = "percent",
         scratch: tuple[str, ...] = (),
+        told_by: tuple[str, ...] = (),
     ) -> Stage:
-        return Stage(name, command, outputs, inputs, after, progress, self._expected(kind), scratch)
+        expected = self._expected(kind)
+        return Stage(name, command, outputs, inputs, after, progress, expected, scratch, told_by=told_by)

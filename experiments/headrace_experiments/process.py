@@ -122,8 +122,8 @@ def end_leftovers(folder: RunFolder) -> int:
             if pid != os.getpid() and mark in path.read_bytes().split(b"\0"):
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
                 found += 1
-        except OSError:
-            pass
+        except OSError:  # ended meanwhile, or somebody else's
+            continue
         finally:
             os.close(handle)
     return found

@@ -20,7 +20,17 @@ def marks(name: str) -> tuple[str, str]:
 
 
 def store(report: dict[str, Any], folder: Path = STORE) -> Path:
-    """Keep a report with the checkout; it appears whole."""
+    """Keep a report with the checkout; it appears whole.
+
+    Raises:
+        ValueError: the run was on other corpora than its experiment's own, whose numbers are kept here.
+    """
+    if report["corpora"].get("are_others"):
+        heard = f"{report['corpora']['asr']['name']} and {report['corpora']['emotion']['name']}"
+        raise ValueError(
+            f"--markdown: this run of {report['experiment']} heard {heard} in place of the experiment's own corpora; "
+            "give them an experiment file of their own (experiments/README.md)"
+        )
     path = folder / f"{report['experiment']}.json"
     report_file.write(path, report)
     return path

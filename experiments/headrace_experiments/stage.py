@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ class Stage:
     expected_seconds: float = 10.0  # on the machine that the experiment was sized on; for the time left only
     scratch: tuple[str, ...] = ()  # below its folder, removed when it is done
     always: bool = False  # cheap, and to be made anew each time: the report
+    told_by: tuple[str, ...] = ()  # another command with the same result, by which it is known; empty: its own
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,3 @@ def check(stages: Sequence[Stage]) -> None:
         if missing := [name for name in stage.after if name not in known]:
             raise ValueError(f"stage {stage.name} comes after {', '.join(missing)}, which is not listed before it")
         known.add(stage.name)
-
-
-def needed_for(stages: Iterable[Stage], name: str) -> set[str]:
-    """Names of the stages that a stage depends on, through any number of steps."""
-    by_name = {stage.name: stage for stage in stages}
-    found: set[str] = set()
-    waiting = list(by_name[name].after)
-    while waiting:
-        one = waiting.pop()
-        if one not in found:
-            found.add(one)
-            waiting += by_name[one].after
-    return found

@@ -12,6 +12,8 @@ when the stage begins (state "begun") and again when it is done: its process end
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 
 from headrace_downstream.files import write_whole
@@ -31,6 +33,8 @@ class Stamp:
     processor_seconds: float = 0.0  # the same, of processor time: what a machine shared with others does not stretch
     commit: str = ""
     outputs: dict[str, str] = field(default_factory=dict)  # path below the stage's folder -> fingerprint
+    begun: float = 0.0  # when the attempt began that has not ended yet, in seconds since 1970; 0: none is under way
+    spans: list[list[float]] = field(default_factory=list)  # [begin, end] of the attempts that ended
 
     @property
     def made(self) -> str:
@@ -40,9 +44,14 @@ class Stamp:
 
 def read(folder: RunFolder, name: str) -> Stamp | None:
     """The stamp of a stage; None where there is none, or none that can be read."""
+    path = folder.stamp(name)
     try:
-        return Stamp(**json.loads(folder.stamp(name).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if "spans" not in values:  # written before spans were kept, and last when its process ended
+            end = path.stat().st_mtime
+            values["spans"] = [[end - values["seconds"], end]]
+        return Stamp(**values)
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
@@ -63,7 +72,7 @@ def key_of(folder: RunFolder, stage: Stage) -> str:
         if inputs[str(path)] is None:
             raise ValueError(f"stage {stage.name} reads {path}, which is not there or empty")
     before = {name: stamp.made for name in stage.after if (stamp := read(folder, name)) is not None}
-    return fingerprint.of_values([stage.command, stage.outputs, inputs, before])
+    return fingerprint.of_values([stage.told_by or stage.command, stage.outputs, inputs, before])
 
 
 def is_whole(folder: RunFolder, stage: Stage, key: str) -> bool:
@@ -85,7 +94,10 @@ def begin(folder: RunFolder, stage: Stage, key: str, commit: str) -> Stamp:
     before = read(folder, stage.name)
     goes_on = before is not None and can_go_on(folder, stage, key)
     earlier = before if before is not None and goes_on else Stamp(key, "begun", [])
-    stamp = replace(earlier, command=list(stage.command), attempts=earlier.attempts + 1, commit=commit)
+    if earlier.begun:  # it was killed, and nobody was left to say when
+        earlier = _ended(earlier, _last_sign(folder, stage.name, earlier) - earlier.begun, 0.0)
+    attempts = earlier.attempts + 1
+    stamp = replace(earlier, command=list(stage.command), attempts=attempts, commit=commit, begun=time.time())
     write(folder, stage.name, stamp)
     return stamp
 
@@ -93,8 +105,40 @@ def begin(folder: RunFolder, stage: Stage, key: str, commit: str) -> Stamp:
 def spend(folder: RunFolder, name: str, seconds: float, processor_seconds: float) -> None:
     """Add the time of an attempt that has ended, well or not."""
     if (stamp := read(folder, name)) is not None:
-        spent = stamp.processor_seconds + processor_seconds
-        write(folder, name, replace(stamp, seconds=stamp.seconds + seconds, processor_seconds=spent))
+        write(folder, name, _ended(stamp, seconds, processor_seconds))
+
+
+def _ended(stamp: Stamp, seconds: float, processor_seconds: float) -> Stamp:
+    """The stamp with its attempt under way counted as one that took so long."""
+    return replace(
+        stamp,
+        seconds=stamp.seconds + seconds,
+        processor_seconds=stamp.processor_seconds + processor_seconds,
+        begun=0.0,
+        spans=[*stamp.spans, [stamp.begun, stamp.begun + seconds]],
+    )
+
+
+def _last_sign(folder: RunFolder, name: str, stamp: Stamp) -> float:
+    """When a stage whose end nobody saw last wrote into its log."""
+    log = folder.log(name)
+    return max(stamp.begun, log.stat().st_mtime) if log.exists() else stamp.begun
+
+
+def wall_seconds(folder: RunFolder, names: Iterable[str]) -> float:
+    """How long a clock on the wall showed at least one of the stages at work, over all starts of the run.
+
+    Stages side by side count once; pauses between two starts do not, nor do attempts that were thrown away.
+    """
+    spans = []
+    for name in names:
+        if (stamp := read(folder, name)) is not None:
+            spans += [*stamp.spans, *([[stamp.begun, _last_sign(folder, name, stamp)]] if stamp.begun else [])]
+    total, reached = 0.0, 0.0
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return total
 
 
 def finish(folder: RunFolder, stage: Stage) -> list[str]:

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from headrace_experiments.curve import BELOW_CHANCE_BITS, left_plateau
+
 HEADLINES = {"asr": "wer", "emotion": "accuracy"}
 COLUMNS = {
     "asr": (("wer", "WER %"), ("cer", "CER %")),
@@ -79,7 +81,7 @@ def with_interval(metric: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison in words."""
+    """One comparison, or what a run took of its budget, in words."""
 
     text: str
     is_win: bool
@@ -105,12 +107,21 @@ def _finding(comparison: dict[str, Any], titles: dict[str, str]) -> Finding:
     return Finding(text, comparison["verdict"] == "wins")
 
 
+def budget(report: dict[str, Any]) -> Finding:
+    """What the run took of its budget, all starts together; up to the page itself on the page."""
+    minutes, seconds = f"{report['budget_minutes']:g} minutes", report["made"].get("wall_seconds")
+    if seconds is None:
+        return Finding(f"budget {minutes}; what it took was not kept", False)
+    is_within = seconds <= 60 * report["budget_minutes"]
+    return Finding(f"took {seconds / 60:.1f} of {minutes}{'' if is_within else ': over its budget'}", is_within)
+
+
 def facts(report: dict[str, Any]) -> list[str]:
     """Corpora, budget, seeds, machine, commit and command: what stands beside the numbers."""
     made = report["made"]
     return [
         *_corpora(report["corpora"]),
-        *(_pretraining(name, one) for name, one in report["pretraining"].items()),
+        *(tell(name, one) for name, one in report["pretraining"].items() for tell in (_pretraining, _learned)),
         *(_head(name, task) for name, task in report["tasks"].items()),
         *(f"{row['title']}: {_upstreams(row)}" for row in report["rows"] if row["upstream"]),
         f"{made['machine']}; {made['jobs']} jobs of {made['threads']} threads; "
@@ -136,11 +147,30 @@ def _corpora(corpora: dict[str, Any]) -> list[str]:
 
 
 def _pretraining(name: str, one: dict[str, Any]) -> str:
-    last = one["curve"][-1] if one["curve"] else {}
-    perplexity = f", code perplexity {last['code_perplexity']:.0f} at the end" if "code_perplexity" in last else ""
     config = " ".join([one["config"], *one["overrides"]])
     time = f"{one['updates']} updates in {one['seconds'] / 60:.1f} min"
-    return f"pretraining {name}: {config}, seed {one['seed']}, {time}{perplexity}"
+    return f"pretraining {name}: {config}, seed {one['seed']}, {time}"
+
+
+def _learned(name: str, one: dict[str, Any]) -> str:
+    """What a pretraining's curve says: when it left chance behind, and where it ended."""
+    points, chance_bits = one["curve"], one.get("chance_bits")
+    if not points:
+        return f"pretraining {name}: no training curve"
+    said = []
+    if chance_bits is not None:
+        left = left_plateau(points, chance_bits)
+        when = f"first at update {left:.0f}" if left else "never"
+        said.append(f"{BELOW_CHANCE_BITS:g} bits below uniform guessing ({chance_bits:.2f} bits) {when}")
+    last = points[-1]
+    numbers = {
+        "contrastive_loss_bits": lambda bits: f"{bits:.2f} bits",
+        "accuracy": lambda share: f"accuracy {100 * share:.1f} %",
+        "code_perplexity": lambda codes: f"code perplexity {codes:.0f}",
+    }
+    end = ", ".join(tell(last[key]) for key, tell in numbers.items() if key in last)
+    said.append(f"{end} at update {last['updates']:.0f}")
+    return f"contrastive training loss of {name}: {'; '.join(said)}"
 
 
 def _head(name: str, task: dict[str, Any]) -> str:
@@ -168,6 +198,8 @@ def for_terminal(report: dict[str, Any], colour: bool) -> str:
         red = colour and not finding.is_win
         lines.append(f"{RED if red else ''}{'+' if finding.is_win else '!'} {finding.text}{PLAIN if red else ''}")
     lines += [f"warning: {warning}" for warning in report["warnings"]]
+    took = budget(report)
+    lines.append(f"{RED}{took.text}{PLAIN}" if colour and not took.is_win else took.text)
     return "\n".join(lines)
 
 
@@ -183,6 +215,8 @@ def for_markdown(report: dict[str, Any]) -> str:
         lines.append(_cells([f"**{cell}**" if number == t.main and cell else cell for cell in row]))
     lines += ["", *(f"- {'' if finding.is_win else '🔴 '}{finding.text}" for finding in findings(report))]
     lines += [f"- warning: {warning}" for warning in report["warnings"]]
+    took = budget(report)
+    lines.append(f"- {'' if took.is_win else '🔴 '}{took.text}")
     lines += ["", *report["notes"], "", *(f"- {fact}" for fact in facts(report))]
     return "\n".join(lines)
 

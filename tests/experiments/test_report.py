@@ -81,6 +81,7 @@ def leave_manifests(folder):
 
 def log_line(updates, loss):
     values = {"loss": str(loss), "loss_0": str(loss), "code_perplexity": "40.5", "num_updates": str(updates)}
+    values |= {"accuracy": "0.0525"}
     return f"[2026-11-21 08:00:00,000][train_inner][INFO] - {json.dumps(values)}\n"
 
 
@@ -97,7 +98,9 @@ def folder(tmp_path_factory):
     facts = {"asr": "asr", "ser": "ser", "splits": splits, "command": "make", "jobs": 2, "threads": 1}
     description.write(folder, EXPERIMENT, facts, stages)
     for stage in stages:
-        stamps.write(folder, stage.name, Stamp("key", "done", list(stage.command), 1, 60.0, 50.0, "abc"))
+        spans = [[1e9, 1e9 + 60]]  # all side by side, in the one minute that the budget allows
+        stamp = Stamp("key", "done", list(stage.command), 1, 60.0, 50.0, "abc", spans=spans)
+        stamps.write(folder, stage.name, stamp)
     leave_manifests(folder)
     for row in ("untrained", "llsa"):
         encoder = SpeechEncoder(EncoderConfig(mixer="llsa", look_ahead=4, look_back=20, **TINY))
@@ -172,11 +175,57 @@ def test_facts_stand_beside_the_numbers(html):
         "train 1.0 min, 1 utterances, 1 speakers",
         "seed 1, 50 updates in 1.0 min",
         "code perplexity 40",
+        "0.5 bits below uniform guessing (6.66 bits) never; ",
+        "took 1.0 of 1 minutes",
         "abc",
         "fbank_no_cmvn for emotion",
         "make",
     ):
         assert fact in html
+
+
+def with_wall(report, seconds):
+    return report | {"made": report["made"] | {"wall_seconds": seconds}}
+
+
+def test_the_budget_stands_beside_what_was_taken(report, html):
+    for text in (for_terminal(report, colour=True), html, for_markdown(report)):
+        assert "took 1.0 of 1 minutes" in text and "over its budget" not in text
+
+
+def test_a_run_over_its_budget_says_so_in_red(report):
+    late = with_wall(report, 90)
+    assert "\x1b[31mtook 1.5 of 1 minutes: over its budget\x1b[0m" in for_terminal(late, colour=True)
+    assert "\x1b" not in for_terminal(late, colour=False)
+    assert '<p class="bad">took 1.5 of 1 minutes: over its budget</p>' in page(late)
+    assert "- 🔴 took 1.5 of 1 minutes: over its budget" in for_markdown(late)
+
+
+def test_a_report_from_before_times_were_kept_says_that(report):
+    old = report | {"made": {key: value for key, value in report["made"].items() if key != "wall_seconds"}}
+    assert "budget 1 minutes; what it took was not kept" in for_terminal(old, colour=True)
+
+
+@pytest.mark.parametrize(
+    ("losses", "when"),
+    [
+        ([(50, 6.65), (100, 6.16), (150, 6.15), (200, 6.2), (250, 5.5)], "first at update 150"),
+        ([(50, 6.65), (100, 6.6)], "never"),
+    ],
+    ids=["learned", "not yet"],
+)
+def test_the_curve_is_told_in_one_line(report, losses, when):
+    points = [{"updates": updates, "contrastive_loss_bits": bits, "accuracy": 0.198} for updates, bits in losses]
+    one = report["pretraining"]["llsa"] | {"curve": points}
+    text = for_markdown(report | {"pretraining": {"llsa": one}})
+    updates, bits = losses[-1]
+    told = f"0.5 bits below uniform guessing (6.66 bits) {when}; {bits:.2f} bits, accuracy 19.8 % at update {updates}"
+    assert f"- contrastive training loss of llsa: {told}\n" in text
+
+
+def test_a_pretraining_without_a_curve_is_told(report):
+    one = report["pretraining"]["llsa"] | {"curve": []}
+    assert "- pretraining llsa: no training curve" in for_markdown(report | {"pretraining": {"llsa": one}})
 
 
 def test_the_report_names_nothing_of_this_machine(report, html):
@@ -249,6 +298,13 @@ def test_a_file_without_marks_gets_the_table_at_its_end(report):
 def test_broken_marks_are_refused(report, order):
     with pytest.raises(ValueError, match=r"RESULTS\.md: expected one line"):
         results_file.with_table(order.format(*results_file.marks("fake")), report)
+
+
+def test_numbers_of_other_corpora_are_not_kept(report, tmp_path):
+    other = report | {"corpora": report["corpora"] | {"are_others": True}}
+    with pytest.raises(ValueError, match=r"--markdown: this run of fake heard asr and ser in place of"):
+        results_file.store(other, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_results_md_says_what_the_stored_reports_say(repository):
