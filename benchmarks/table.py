@@ -19,10 +19,11 @@ PAGE = FOLDER.parent / "RESULTS.md"
 def main() -> int:
     """Rewrite each marked part that has a results file."""
     text = PAGE.read_text(encoding="utf-8")
-    for path in sorted((FOLDER / "results").glob("*.json")):
-        results = json.loads(path.read_text())
-        lines = attention(results) if path.stem.startswith("attention") else training(results)
-        text = put(text, path.stem, [*lines, "", where(results, path.stem)])
+    for name, lines_of in TABLES.items():
+        path = FOLDER / "results" / f"{name}.json"
+        if path.exists():
+            results = json.loads(path.read_text())
+            text = put(text, name, [*lines_of(results), "", where(results, name)])
     PAGE.write_text(text, encoding="utf-8")
     return 0
 
@@ -69,6 +70,37 @@ def training(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def gpu(results: dict[str, Any]) -> list[str]:
+    """Microseconds and shares of what memory allows, then the targets."""
+    lines = [
+        "| case | way | forward us | of the limit | backward us | of the limit |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for case in results["cases"]:
+        for row in case["rows"]:
+            if "skipped" in row:
+                lines.append(f"| {case['case']} | {row['way']} | skipped: {row['skipped']} | | | |")
+                continue
+            shares = row["share_of_memory_limit"]
+            times = [
+                f"{row[key]:.0f} | {share:.0%}"
+                for key, share in zip(("forward_us", "backward_us"), shares, strict=False)
+            ]
+            lines.append(f"| {case['case']} | {row['way']} | {times[0]} | {times[1]} |")
+    lines.append("")
+    for case in results["cases"]:
+        for target in case["targets"]:
+            wanted = (
+                f"at most {target['at_most_us']} us"
+                if "at_most_us" in target
+                else f"faster than {target['faster_than']}"
+            )
+            reached = f"{target['reached_us']:.0f} us" if "reached_us" in target else f"{target['reached']:.1f} x"
+            what = target["what"].removesuffix("_us")
+            lines.append(f"- {sign(target['met'])}{case['case']} {what}: {reached}, wanted {wanted}")
+    return lines
+
+
 def sign(met: bool) -> str:
     """Missed targets are seen at once."""
     return "" if met else "🔴 missed: "
@@ -78,11 +110,14 @@ def where(results: dict[str, Any], name: str) -> str:
     """The machine, the commit and the command."""
     m, repeats = results["machine"], results["repeats"]
     script = name.split("_")[0]
+    cpu = f"{m['cpu']}, {m['threads']} threads, {m['instruction_set']}"
     return (
-        f"{m['cpu']}, {m['threads']} threads, {m['instruction_set']}; torch {m['torch']}, Python {m['python']}; "
+        f"{m['gpu'] if name == 'gpu' else cpu}; torch {m['torch']}, Python {m['python']}; "
         f"medians of {repeats} interleaved runs; commit {m['commit']}; `python benchmarks/{script}.py`"
     )
 
+
+TABLES = {"attention_cpu": attention, "training_cpu": training, "gpu": gpu}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,8 +4,9 @@
     python csrc/build.py            # headrace/_C.so and headrace/native_build.json
     python csrc/build.py --force    # from nothing
 
-setup.py calls it. The binding uses torch's stable ABI, so that one file serves every torch from 2.11 on. CXX names the
-compiler.
+setup.py calls it. The binding uses torch's stable ABI, so that one file serves every torch from 2.11 on, with CUDA or
+without. The CUDA kernels are in it where nvcc is (on PATH or under CUDA_HOME), whether or not a GPU is. CXX names the
+C++ compiler, HEADRACE_CUDA=0 leaves CUDA out, HEADRACE_CUDA_ARCHS="80 90a 90+PTX" chooses the architectures.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -25,8 +27,16 @@ CHECKOUT = SOURCES.parent
 OLDEST_TORCH = (2, 11)
 
 COMMON_FLAGS = "-std=c++17 -fPIC -fvisibility=hidden -Wall -Wextra"
-BINDING = ["library.cpp", "sa.cpp", "llsa.cpp", "step.cpp", "cpu/run.cpp", "cpu/dispatch.cpp"]
+BINDING = ["library.cpp", "operations.cpp", "cpu/run.cpp", "cpu/dispatch.cpp"]
 KERNELS = "cpu/attention.cpp"
+
+CUDA_BINDING = "cuda/run.cpp"
+CUDA_KERNELS = ["cuda/forward.cu", "cuda/backward.cu", "cuda/step.cu"]  # compiled once a type
+CUDA_TYPES = {"fp32": "float", "fp16": "Float16", "bf16": "BFloat16"}
+CUDA_ONCE = "cuda/sums.cu"
+CUDA_ARCHITECTURES = "80 90a 90+PTX"  # mma.sync and cp.async need 80; PTX is for what comes after Hopper
+CUDA_FLAGS = "-std=c++17 -O3 -Xcompiler -fPIC,-fvisibility=hidden"
+OLDEST_NVCC = (12, 0)
 
 # name: (bytes of a vector, flags). cpu/dispatch.cpp chooses among them when the library is loaded.
 INSTRUCTION_SETS = {
@@ -41,12 +51,32 @@ class CannotBuildError(Exception):
 
 
 @dataclass(frozen=True)
+class Cuda:
+    """The CUDA toolkit, and what it compiles for."""
+
+    nvcc: str
+    libraries: Path
+    architectures: list[str]
+
+    def targets(self) -> str:
+        """nvcc's flags; 90a is code for that chip, 90+PTX what a driver compiles for later ones."""
+        flags = []
+        for name in self.architectures:
+            number = name.removesuffix("+PTX")
+            code = f"compute_{number}" if name.endswith("+PTX") else f"sm_{number}"
+            flags.append(f"-gencode=arch=compute_{number},code={code}")
+        return " ".join(flags)
+
+
+@dataclass(frozen=True)
 class Tools:
     """What the build runs."""
 
     compiler: str
     ninja: str
     torch: Path  # folder of the torch package
+    cuda: Cuda | None
+    no_cuda_reason: str | None
 
 
 def find_tools() -> Tools:
@@ -65,7 +95,32 @@ def find_tools() -> Tools:
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version < OLDEST_TORCH:
         raise CannotBuildError(f"torch {torch.__version__} is too old, its stable ABI is needed from 2.11 on")
-    return Tools(compiler, _find_ninja(), Path(torch.__file__).parent)
+    cuda = find_cuda()
+    found, reason = (cuda, None) if isinstance(cuda, Cuda) else (None, cuda)
+    return Tools(compiler, _find_ninja(), Path(torch.__file__).parent, found, reason)
+
+
+def find_cuda() -> Cuda | str:
+    """The toolkit, or why there is none."""
+    if os.environ.get("HEADRACE_CUDA") == "0":
+        return "HEADRACE_CUDA=0 was set when the kernels were built"
+    home = os.environ.get("CUDA_HOME")
+    nvcc = shutil.which(str(Path(home, "bin", "nvcc"))) if home else shutil.which("nvcc")
+    if nvcc is None:
+        return "nvcc was not found when the kernels were built (put it on PATH, or set CUDA_HOME)"
+    said = subprocess.run([nvcc, "--version"], text=True, capture_output=True, check=False).stdout
+    release = re.search(r"release (\d+)\.(\d+)", said)
+    if release is None or (int(release[1]), int(release[2])) < OLDEST_NVCC:
+        return f"nvcc is older than {OLDEST_NVCC[0]}.{OLDEST_NVCC[1]}"
+    wanted = os.environ.get("HEADRACE_CUDA_ARCHS", CUDA_ARCHITECTURES).replace(";", " ").split()
+    plan = subprocess.run([nvcc, "--dryrun", "-E", "-x", "cu", os.devnull], text=True, capture_output=True, check=False)
+    top = re.search(r"TOP=(\S+)", plan.stderr)  # nvcc on PATH may be a script that calls another
+    root = Path(top[1] if top else nvcc).resolve()
+    places = [*root.glob("lib*"), *root.glob("targets/*/lib")]
+    libraries = next((place for place in places if (place / "libcudart_static.a").exists()), None)
+    if libraries is None:
+        return f"{nvcc} is there, but no libcudart_static.a in its toolkit"
+    return Cuda(nvcc, libraries, wanted)
 
 
 def _find_ninja() -> str:
@@ -87,10 +142,11 @@ def ninja_file(tools: Tools) -> str:
     """The build as ninja reads it."""
     sets = instruction_sets()
     include = f"-isystem {tools.torch / 'include'}"
-    x86 = "-DHEADRACE_X86" if "avx2" in sets else ""
+    defines = " ".join(["-DHEADRACE_X86"] * ("avx2" in sets) + ["-DHEADRACE_CUDA"] * (tools.cuda is not None))
+    cudart = f"-L{tools.cuda.libraries} -lcudart_static -lrt -ldl" if tools.cuda else ""
     lines = [
         f"cxx = {tools.compiler}",
-        f"binding_flags = {COMMON_FLAGS} -O2 {x86} -DTORCH_TARGET_VERSION=0x020b000000000000ULL {include}",
+        f"binding_flags = {COMMON_FLAGS} -O2 {defines} -DTORCH_TARGET_VERSION=0x020b000000000000ULL {include}",
         # no -march=native: the library runs on other machines than the one that builds it
         f"kernel_flags = {COMMON_FLAGS} -O3 -ffp-contract=fast -Wno-psabi",
         "rule compile",
@@ -100,19 +156,45 @@ def ninja_file(tools: Tools) -> str:
         "  description = $out",
         "rule link",
         f"  command = $cxx -shared $in -o $out -L{tools.torch / 'lib'} -Wl,--no-as-needed -ltorch -ltorch_cpu -lc10 "
-        "-Wl,--as-needed -lpthread",
+        f"-Wl,--as-needed {cudart} -lpthread",
         "  description = $out",
     ]
     objects = []
-    for source in BINDING:
+    for source in BINDING + ([CUDA_BINDING] if tools.cuda else []):
         objects.append(source.replace("/", "_").replace(".cpp", ".o"))
         lines += [f"build {objects[-1]}: compile {SOURCES / source}", "  flags = $binding_flags"]
     for name, (vector_bytes, flags) in sets.items():
         objects.append(f"attention_{name}.o")
         defines = f"-DHEADRACE_ISA={name} -DHEADRACE_VECTOR_BYTES={vector_bytes}"
         lines += [f"build {objects[-1]}: compile {SOURCES / KERNELS}", f"  flags = $kernel_flags {flags} {defines}"]
+    if tools.cuda:
+        cuda_lines, cuda_objects = _cuda_lines(tools.cuda, tools.compiler)
+        lines += cuda_lines
+        objects += cuda_objects
     lines += [f"build _C.so: link {' '.join(objects)}", "default _C.so"]
     return "\n".join(lines) + "\n"
+
+
+def _cuda_lines(cuda: Cuda, compiler: str) -> tuple[list[str], list[str]]:
+    """Rules of ninja for what nvcc compiles, and the objects."""
+    lines = [
+        "rule cuda",
+        f"  command = {cuda.nvcc} -ccbin {compiler} {CUDA_FLAGS} $flags {cuda.targets()} "
+        "-MMD -MF $out.d -c $in -o $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+        "  description = $out",
+    ]
+    jobs = [(CUDA_ONCE, "")]
+    jobs += [
+        (source, f"-DHEADRACE_TYPE={t} -DHEADRACE_NAME={n}") for source in CUDA_KERNELS for n, t in CUDA_TYPES.items()
+    ]
+    objects = []
+    for source, flags in jobs:
+        name = flags.rpartition("=")[2]
+        objects.append(f"{Path(source).stem}_{name or 'cuda'}.cu.o")
+        lines += [f"build {objects[-1]}: cuda {SOURCES / source}", f"  flags = {flags}"]
+    return lines, objects
 
 
 def build(package: Path = CHECKOUT / "headrace", folder: Path = CHECKOUT / "build" / "native") -> dict[str, object]:
@@ -146,8 +228,8 @@ def _build(package: Path, folder: Path) -> dict[str, object]:
         "built": True,
         "compiler": version.splitlines()[0],
         "instruction_sets": list(instruction_sets()),
-        "cuda": None,
-        "cuda_reason": "there are no CUDA kernels yet",
+        "cuda_architectures": tools.cuda.architectures if tools.cuda else [],
+        "cuda_reason": tools.no_cuda_reason,
     }
 
 

@@ -13,7 +13,11 @@ std::string cpu_instruction_set() {
 }
 
 bool has_cuda_kernels() {
+#ifdef HEADRACE_CUDA
+    return true;
+#else
     return false;
+#endif
 }
 
 }  // namespace

@@ -73,6 +73,29 @@ inline Attention attention_of(const Tensor& q, const Tensor& k, const Tensor& v,
     return of;
 }
 
+inline Step step_of(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,
+                    const Tensor& key_ring, const Tensor& value_ring, const Tensor& positions,
+                    const Tensor& slots, const OptionalTensor& lengths, const Reach& reach) {
+    const auto rows_of = [](const Tensor& x) { return Strides{x.stride(0), x.stride(1), 0, x.stride(2)}; };
+    return Step{q.size(0),
+                q.size(1),
+                q.size(2),
+                k.size(2),
+                q.size(3),
+                reach,
+                element_of(q),
+                lengths.has_value() ? static_cast<const int64_t*>(lengths->const_data_ptr()) : nullptr,
+                {q.const_data_ptr(), rows_of(q)},
+                {k.const_data_ptr(), rows_of(k)},
+                {v.const_data_ptr(), rows_of(v)},
+                {y.mutable_data_ptr(), rows_of(y)},
+                key_ring.mutable_data_ptr(),
+                value_ring.mutable_data_ptr(),
+                key_ring.size(2),
+                static_cast<const int64_t*>(positions.const_data_ptr()),
+                static_cast<const int64_t*>(slots.const_data_ptr())};
+}
+
 // [N, H, P, rows of q] (a band: [N, H, T]).
 inline Tensor empty_log_sums(const Tensor& q) {
     const auto sizes = q.sizes();

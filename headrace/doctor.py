@@ -10,8 +10,6 @@ import torch
 
 from headrace.ops import native
 
-OLDEST_GPU = (8, 0)
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -57,6 +55,6 @@ def _gpu(status: native.Status, index: int) -> Finding:
         return Finding(subject, "torch", "the kernels are absent")
     if "cuda" not in status.devices:
         return Finding(subject, "torch", status.build.get("cuda_reason") or "built without CUDA kernels")
-    if torch.cuda.get_device_capability(index) < OLDEST_GPU:
+    if torch.cuda.get_device_capability(index) < native.OLDEST_GPU:
         return Finding(subject, "torch", "older than sm_80, which the kernels need")
     return Finding(subject, "native", f"built for {', '.join(status.build.get('cuda_architectures', []))}")

@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <memory>
 
-namespace headrace::cpu {
+namespace headrace {
 namespace {
 
 constexpr int64_t kTasksWanted = 64;       // enough for the threads of a large machine
@@ -62,9 +62,9 @@ Tensor add_up(const Tensor& parts, const Attention& of, int64_t segments, int64_
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> forward(const Tensor& q_given, const Tensor& k_given, const Tensor& v_given,
-                                   const OptionalTensor& lengths, const OptionalTensor& bias,
-                                   const Reach& reach) {
+std::tuple<Tensor, Tensor> Cpu::forward(const Tensor& q_given, const Tensor& k_given, const Tensor& v_given,
+                                        const OptionalTensor& lengths, const OptionalTensor& bias,
+                                        const Reach& reach) {
     const Tensor q = with_unit_stride(q_given), k = with_unit_stride(k_given), v = with_unit_stride(v_given);
     Tensor y = torch::stable::empty_like(q);
     Tensor log_sums = empty_log_sums(q);
@@ -78,10 +78,11 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q_given, const Tensor& k_given,
     return {y, log_sums};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_y_given, const Tensor& q_given,
-                                                    const Tensor& k_given, const Tensor& v_given,
-                                                    const Tensor& log_sums, const OptionalTensor& lengths,
-                                                    const OptionalTensor& bias, const Reach& reach) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> Cpu::backward(const Tensor& grad_y_given, const Tensor& q_given,
+                                                         const Tensor& k_given, const Tensor& v_given,
+                                                         const Tensor& /*y*/, const Tensor& log_sums,
+                                                         const OptionalTensor& lengths,
+                                                         const OptionalTensor& bias, const Reach& reach) {
     const Tensor grad_y = with_unit_stride(grad_y_given);
     const Tensor q = with_unit_stride(q_given), k = with_unit_stride(k_given), v = with_unit_stride(v_given);
     Tensor grad_q = torch::stable::empty_like(q), grad_k = torch::stable::empty_like(k);
@@ -117,39 +118,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_y_given, 
     return {grad_q, grad_k, grad_v, add_up(bias_parts, call.of, call.segments.count, offsets)};
 }
 
-Tensor step(const Tensor& q_given, const Tensor& k_given, const Tensor& v_given, const Tensor& key_ring,
-            const Tensor& value_ring, const Tensor& positions, const Tensor& slots,
-            const OptionalTensor& lengths, const Reach& reach) {
+Tensor Cpu::step(const Tensor& q_given, const Tensor& k_given, const Tensor& v_given, const Tensor& key_ring,
+                 const Tensor& value_ring, const Tensor& positions, const Tensor& slots,
+                 const OptionalTensor& lengths, const Reach& reach) {
     const Tensor q = with_unit_stride(q_given), k = with_unit_stride(k_given), v = with_unit_stride(v_given);
     Tensor y = torch::stable::empty_like(q);
-    const auto rows_of = [](const Tensor& x) { return Strides{x.stride(0), x.stride(1), 0, x.stride(2)}; };
-    int64_t* reached = static_cast<int64_t*>(positions.mutable_data_ptr());
-    const int64_t* streams = static_cast<const int64_t*>(slots.const_data_ptr());
-    const Step call{q.size(0),
-                    q.size(1),
-                    q.size(2),
-                    k.size(2),
-                    q.size(3),
-                    reach,
-                    element_of(q),
-                    lengths.has_value() ? static_cast<const int64_t*>(lengths->const_data_ptr()) : nullptr,
-                    {q.const_data_ptr(), rows_of(q)},
-                    {k.const_data_ptr(), rows_of(k)},
-                    {v.const_data_ptr(), rows_of(v)},
-                    {y.mutable_data_ptr(), rows_of(y)},
-                    key_ring.mutable_data_ptr(),
-                    value_ring.mutable_data_ptr(),
-                    key_ring.size(2),
-                    reached,
-                    streams};
+    const Step call = step_of(q, k, v, y, key_ring, value_ring, positions, slots, lengths, reach);
     const Kernels& run = kernels();
     torch::stable::parallel_for(0, call.streams * call.heads, 1, [&](int64_t first, int64_t end) {
         const auto scratch = allocate(run.step_scratch_bytes(call));
         run.step(call, first, end, scratch.get());
     });
+    int64_t* reached = static_cast<int64_t*>(positions.mutable_data_ptr());
     const int64_t taken = reach.is_band ? call.key_rows : reach.hop;
-    for (int64_t i = 0; i < call.streams; ++i) reached[streams[i]] += taken;
+    for (int64_t i = 0; i < call.streams; ++i) reached[call.slots[i]] += taken;
     return y;
 }
 
-}  // namespace headrace::cpu
+}  // namespace headrace

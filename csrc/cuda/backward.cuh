@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// SA and LLSA backward, in one launch, without atomics or sums to add up: a gradient is computed by the thread
-// block that owns it. With P = softmax and dS = P (dP - dO . y),
+// SA and LLSA backward, in one launch, without atomics or sums to add up: a gradient is computed by the
+// thread block that owns it. With P = softmax and dS = P (dP - dO . y),
 //
 //   queries' tiles  dQ = dS K, of 64 query rows and the keys that they see (tile.cuh)
 //   keys' tiles     dV = P^T dO and dK = dS^T Q, of 64 keys and the query rows that see them (key_tile.cuh)
@@ -8,7 +8,8 @@
 // Weights are computed again on either side: seven products where one pass with shared sums would need five;
 // what counts at the window sizes of speech is bytes moved, and those are nearly the same.
 //
-// Tile         a thread block of 4 warps, 16 of its own rows a warp; the other side's rows pass by, kChunk at a
+// Tile         a thread block of 4 warps, 16 of its own rows a warp; the other side's rows pass by, kChunk at
+// a
 //              time, and a warp touches only the groups of 16 that its rows see, or are seen by
 // Loads        all threads, by 16-byte asynchronous copies; rows that do not exist are zeros
 // Shared       2 (64 + kChunk) rows of kFeatures numbers and 16 bytes, and 5 numbers for each passing query:
@@ -21,16 +22,13 @@
 
 namespace headrace::cuda {
 
-// One thread block of the grid: of a head, the queries' tiles come first, then the keys'.
+// One thread block of the grid.
 template <typename Traits>
 HEADRACE_DEVICE void backward_tile(const Planned<Backward>& planned, void* shared) {
-    const Plan& plan = planned.plan;
-    const int tiles = plan.tiles + plan.key_tiles;
-    const int row_of_heads = block() / tiles, tile = block() % tiles;
-    if (tile < plan.tiles) {
-        backward_queries<Traits>(planned, row_of_heads, tile, shared);
+    if (tile_of_head(planned.plan) < planned.plan.tiles) {
+        backward_queries<Traits>(planned, shared);
     } else {
-        backward_keys<Traits>(planned, row_of_heads, tile - plan.tiles, shared);
+        backward_keys<Traits>(planned, shared);
     }
 }
 

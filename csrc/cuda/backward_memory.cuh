@@ -13,6 +13,11 @@ struct BackwardTraits {
     static constexpr int kFeatures = kFeatures_;
     static constexpr int kStride = RowsOf<Element, kFeatures>::kStride;
     static constexpr int kChunk = sizeof(Element) == 2 || kFeatures <= 64 ? 64 : kFeatures <= 96 ? 32 : 16;
+    // Bounds the registers of a thread, 0 leaves that to nvcc: each as it compiles without spills, for most
+    // thread blocks.
+    static constexpr int kBlocksOfProcessor = kFeatures <= 32 ? 3 : kFeatures <= 64 ? 0 : 2;
+    static constexpr bool kBothAtOnce =
+        kFeatures <= 64;  // dK and dV in one pass: sums of more fill the registers
     static constexpr int kColumnBytes = 5 * 4 * kChunk;
     static constexpr int kSharedBytes = 2 * (kTileRows + kChunk) * kStride * sizeof(Element) + kColumnBytes;
 };
@@ -32,5 +37,13 @@ struct BackwardMemory {
         columns = second_other + Traits::kChunk * Traits::kStride;
     }
 };
+
+// The grid: of each head of each item, the queries' tiles come first, then the keys'.
+HEADRACE_DEVICE int row_of_heads(const Plan& plan) {
+    return block() / (plan.tiles + plan.key_tiles);
+}
+HEADRACE_DEVICE int tile_of_head(const Plan& plan) {
+    return block() % (plan.tiles + plan.key_tiles);
+}
 
 }  // namespace headrace::cuda

@@ -12,17 +12,16 @@ class QueryGradient {
     using Product = Products<Element, Traits::kFeatures>;
 
   public:
-    HEADRACE_DEVICE QueryGradient(const Planned<Backward>& planned, const Tile& tile, int tile_of_head,
-                                  const Element* queries, const Element* grads,
-                                  const Source<const Element>& y)
+    HEADRACE_DEVICE QueryGradient(const Planned<Backward>& planned, const Tile& tile, const Element* queries,
+                                  const Element* grads, const Source<const Element>& y)
         : plan_(planned.plan), tile_(tile), warp_(planned.plan, tile) {
         const Backward& call = planned.call;
         for (int half = 0; half < 2; ++half) {
             const int row = warp_.row(half);
             const Place place = tile.query(plan_, row);
             log_sums_[half] = place.exists ? call.log_sums[tile.flat_row(plan_, row)] * kLog2E : 0;
-            deltas_[half] = dot_of_row<Traits::kFeatures>(grads + row * Traits::kStride, y.at_if_exists(place),
-                                                          plan_.features, y.aligned);
+            deltas_[half] = dot_of_row<Traits::kFeatures>(grads + row * Traits::kStride,
+                                                          y.at_if_exists(place), plan_.features, y.aligned);
         }
         for (int d = 0; d < Traits::kFeatures / 8; ++d) {
             for (int e = 0; e < 4; ++e) sums_[d][e] = 0;
@@ -30,9 +29,11 @@ class QueryGradient {
         Product::load(queries_, queries + warp_.first_row() * Traits::kStride);
         Product::load(grads_, grads + warp_.first_row() * Traits::kStride);
         if (call.grad_bias_parts != nullptr) {
-            const int64_t parts_before = (static_cast<int64_t>(tile.item) * plan_.heads + tile.head) * plan_.tiles;
-            grad_bias_ = call.grad_bias_parts +
-                         ((parts_before + tile_of_head) * kWarps + thread() / kWarp) * plan_.num_offsets;
+            const int64_t parts_before =
+                (static_cast<int64_t>(tile.item) * plan_.heads + tile.head) * plan_.tiles;
+            grad_bias_ =
+                call.grad_bias_parts +
+                ((parts_before + tile_of_head(plan_)) * kWarps + thread() / kWarp) * plan_.num_offsets;
         }
     }
 
@@ -42,10 +43,10 @@ class QueryGradient {
         for (int n = 0; n < groups.count(); ++n) {
             const int group = groups.at(n);
             const Element* group_keys = keys + group * 16 * Traits::kStride;
-            Square weights, grads;
-            Product::multiply(queries_, group_keys, weights);
+            Square scores, grads;
+            Product::multiply(queries_, group_keys, scores);
             Product::multiply(grads_, values + group * 16 * Traits::kStride, grads);
-            grad_of_scores(weights, grads, begin + group * 16);
+            grad_of_scores(scores, grads, begin + group * 16);
             if (grad_bias_ != nullptr) add_to_bias(grads, begin + group * 16);
             Product::accumulate(sums_, grads, group_keys);
         }
@@ -62,20 +63,25 @@ class QueryGradient {
 
   private:
     // q . k and dO . v -> dS, in place of the latter.
-    HEADRACE_DEVICE void grad_of_scores(const Square& products, Square& grads, int first_number) const {
+    HEADRACE_DEVICE void grad_of_scores(Square& scores, Square& grads, int first_number) const {
         const float scale = score_scale(plan_);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) scores[e] *= scale;
+        if (plan_.bias != nullptr) {
+            warp_.add_bias(plan_, tile_, warp_.offsets(plan_, tile_), first_number, scores);
+        }
 #pragma unroll
         for (int e = 0; e < 8; ++e) {
             const int half = half_of_entry(e), number = first_number + column_of_entry(e, warp_.lane());
-            const float score = products[e] * scale + warp_.bias(plan_, tile_, half, number);
             grads[e] = warp_.sees(half, number)
-                           ? power_of_2(score - log_sums_[half]) * (grads[e] - deltas_[half])
+                           ? power_of_2(scores[e] - log_sums_[half]) * (grads[e] - deltas_[half])
                            : 0;
         }
     }
 
     // Row by row: the keys of one row have different offsets, so that no two lanes add to one place.
     HEADRACE_DEVICE void add_to_bias(const Square& grads, int first_number) {
+        const QueryWarp::Offsets offsets = warp_.offsets(plan_, tile_);
 #pragma unroll
         for (int row = 0; row < 16; ++row) {
             if (warp_.lane() / 4 == row % 8) {
@@ -84,7 +90,7 @@ class QueryGradient {
                     const int e = c / 2 * 4 + row / 8 * 2 + c % 2;
                     const int number = first_number + column_of_entry(e, warp_.lane());
                     if (warp_.sees(row / 8, number)) {
-                        grad_bias_[warp_.offset(plan_, tile_, row / 8, number)] += grads[e];
+                        grad_bias_[offsets.place(row / 8, number)] += grads[e];
                     }
                 }
             }
@@ -102,13 +108,12 @@ class QueryGradient {
 };
 
 template <typename Traits>
-HEADRACE_DEVICE void backward_queries(const Planned<Backward>& planned, int row_of_heads, int tile_of_head,
-                                      void* shared) {
+HEADRACE_DEVICE void backward_queries(const Planned<Backward>& planned, void* shared) {
     using Element = typename Traits::Element;
     constexpr int kFeatures = Traits::kFeatures;
     const Backward& call = planned.call;
     const Plan& plan = planned.plan;
-    const Tile tile(plan, row_of_heads, tile_of_head);
+    const Tile tile(plan, row_of_heads(plan), tile_of_head(plan));
     const BackwardMemory<Traits> memory(shared);
     const auto source = [&](const View<const void>& view) {
         return Source<const Element>(view, tile.item, tile.head, plan.features);
@@ -122,8 +127,7 @@ HEADRACE_DEVICE void backward_queries(const Planned<Backward>& planned, int row_
         wait_for_copies();
     }
     barrier();
-    QueryGradient<Traits> gradient(planned, tile, tile_of_head, memory.first_own, memory.second_own,
-                                   source(call.y));
+    QueryGradient<Traits> gradient(planned, tile, memory.first_own, memory.second_own, source(call.y));
     for (int begin = 0; any && begin < tile.keys; begin += Traits::kChunk) {
         const int end = tile.keys - begin < Traits::kChunk ? tile.keys : begin + Traits::kChunk;
         load_keys<kFeatures>(memory.first_other, plan, tile, k, begin, end);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Launches forward.cuh.
 #include "forward.cuh"
-
 #include "kernels.cuh"
 
 namespace headrace::cuda {
 namespace {
 
 template <typename Traits>
-__global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant__ Planned<Forward> planned) {
+__global__ void __launch_bounds__(kThreads, Traits::kBlocksOfProcessor)
+    forward_kernel(const __grid_constant__ Planned<Forward> planned) {
     extern __shared__ __align__(16) unsigned char shared[];
     forward_tile<Traits>(planned, shared);
 }

@@ -2,14 +2,16 @@
 // SA and LLSA forward.
 //
 // Tile         64 rows of one head and the keys that they see; a thread block of 4 warps, 16 rows a warp
-// Loads        all threads bring the rows, then the tile's keys and values, kChunk at a time (one chunk at the
-//              window sizes of speech in 16-bit types), by 16-byte asynchronous copies; rows that do not exist
-//              are zeros
+// Loads        all threads bring the rows, then the tile's keys and values, kChunk at a time (one chunk at
+// the
+//              window sizes of speech in 16-bit types), by 16-byte asynchronous copies; rows that do not
+//              exist are zeros
 // Shared       (64 + 2 kChunk) rows of kFeatures numbers and 16 bytes: 64.5 KB for 64 16-bit features, 87 KB
 //              for 128; 70 KB and 99 KB in fp32
-// Registers    a warp touches only the groups of 16 keys that its rows see; scores of up to 10 groups (160
-//              keys; 8 for D over 96) are held at once and their softmax is done in one go; what is beyond is
-//              added by the running softmax
+// Registers    a warp touches only the groups of 16 keys that its rows see; scores of 10 groups (160 keys; 8
+// for
+//              D over 96) are held at once and their softmax is done in one go; what is beyond is added by
+//              the running softmax
 // Accumulates  in fp32: scores, softmax, sums. Weights are rounded to the tensors' type before they meet the
 //              values
 #pragma once
@@ -24,6 +26,7 @@ struct ForwardTraits {
     static constexpr int kFeatures = kFeatures_;
     static constexpr int kStride = RowsOf<Element, kFeatures>::kStride;
     static constexpr int kChunk = (kFeatures <= 64 ? 192 : 128) * 2 / sizeof(Element);
+    static constexpr int kBlocksOfProcessor = 2;              // bounds the registers of a thread
     static constexpr int kGroups = kFeatures <= 96 ? 10 : 8;  // of 16 keys, held in registers at once
     static constexpr int kSharedBytes = (kTileRows + 2 * kChunk) * kStride * sizeof(Element);
     static_assert(kChunk % 16 == 0, "keys come in groups of 16");
@@ -34,6 +37,7 @@ template <typename Traits>
 class ForwardWarp {
     using Element = typename Traits::Element;
     using Product = Products<Element, Traits::kFeatures>;
+    static constexpr int kBlocksOfProcessor = 2;  // bounds the registers of a thread
     static constexpr int kGroups = Traits::kGroups;
 
   public:
@@ -49,8 +53,8 @@ class ForwardWarp {
     }
 
     // Take in the keys numbered [begin, end), which lie in shared memory.
-    HEADRACE_DEVICE void visit(const Plan& plan, const Tile& tile, const Element* keys,
-                               const Element* values, int begin, int end) {
+    HEADRACE_DEVICE void visit(const Plan& plan, const Tile& tile, const Element* keys, const Element* values,
+                               int begin, int end) {
         const Groups groups = warp_.groups(begin, end);
         for (int first = 0; first < groups.count(); first += kGroups) {
             const int left = groups.count() - first, here = left < kGroups ? left : kGroups;
@@ -82,8 +86,8 @@ class ForwardWarp {
     }
 
   private:
-    HEADRACE_DEVICE void score(const Plan& plan, const Tile& tile, const Element* keys,
-                               const Groups& groups, int begin, int first, int here) {
+    HEADRACE_DEVICE void score(const Plan& plan, const Tile& tile, const Element* keys, const Groups& groups,
+                               int begin, int first, int here) {
         const float scale = score_scale(plan);
 #pragma unroll
         for (int g = 0; g < kGroups; ++g) {
@@ -92,13 +96,16 @@ class ForwardWarp {
                 Product::multiply(queries_, keys + group * 16 * Traits::kStride, scores_[g]);
 #pragma unroll
                 for (int e = 0; e < 8; ++e) {
-                    const int half = half_of_entry(e),
-                              number = begin + group * 16 + column_of_entry(e, warp_.lane());
-                    scores_[g][e] = warp_.sees(half, number)
-                                        ? scores_[g][e] * scale + warp_.bias(plan, tile, half, number)
-                                        : -INFINITY;
+                    const int number = begin + group * 16 + column_of_entry(e, warp_.lane());
+                    scores_[g][e] = warp_.sees(half_of_entry(e), number) ? scores_[g][e] * scale : -INFINITY;
                 }
             }
+        }
+        if (plan.bias == nullptr) return;
+        const QueryWarp::Offsets offsets = warp_.offsets(plan, tile);
+#pragma unroll
+        for (int g = 0; g < kGroups; ++g) {
+            if (g < here) warp_.add_bias(plan, tile, offsets, begin + groups.at(first + g) * 16, scores_[g]);
         }
     }
 

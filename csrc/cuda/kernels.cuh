@@ -13,7 +13,8 @@
 namespace headrace::cuda {
 
 template <typename Kernel, typename Call>
-cudaError_t launch(Kernel kernel, int64_t blocks, int threads, int shared_bytes, const Call& call, void* stream) {
+cudaError_t launch(Kernel kernel, int64_t blocks, int threads, int shared_bytes, const Call& call,
+                   void* stream) {
     if (blocks == 0) return cudaSuccess;
     if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
     const cudaError_t error =

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a thread block of backward owns on the side of the keys: up to kTileRows keys of one head, and the query
-// rows that see them. A tile holds final rows, in the order of their frames, or provisional ones.
+// What a thread block of backward owns on the side of the keys: up to kTileRows keys of one head, and the
+// query rows that see them. A tile holds final rows, in the order of their frames, or provisional ones.
 #pragma once
 
 #include "tile.cuh"

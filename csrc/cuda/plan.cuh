@@ -31,8 +31,8 @@ struct Divisor {
 struct Plan {
     ReachOf<int> reach;
     int heads, blocks, query_rows, features, frames;
-    int provisional;     // rows of a block that are not final
-    int lowest_offset;   // of the relative bias
+    int provisional;    // rows of a block that are not final
+    int lowest_offset;  // of the relative bias
     int64_t num_offsets;
     const int64_t* lengths;
     const float* bias;
@@ -48,13 +48,13 @@ struct Plan {
         const auto at_most = [](int64_t x, int64_t most) { return static_cast<int>(x < most ? x : most); };
         const int64_t frames = of.frames();
         Plan plan{};
-        plan.reach = ReachOf<int>{of.reach.is_band ? at_most(of.reach.look_ahead, frames)
-                                                   : static_cast<int>(of.reach.look_ahead),
-                                  at_most(of.reach.look_back, frames),
-                                  static_cast<int>(of.reach.hop),
-                                  static_cast<int>(of.reach.rows),
-                                  of.reach.is_band,
-                                  of.reach.per_block};
+        plan.reach = ReachOf<int>{
+            of.reach.is_band ? at_most(of.reach.look_ahead, frames) : static_cast<int>(of.reach.look_ahead),
+            at_most(of.reach.look_back, frames),
+            static_cast<int>(of.reach.hop),
+            static_cast<int>(of.reach.rows),
+            of.reach.is_band,
+            of.reach.per_block};
         plan.heads = static_cast<int>(of.heads);
         plan.blocks = static_cast<int>(of.blocks);
         plan.query_rows = static_cast<int>(of.query_rows);
@@ -70,7 +70,9 @@ struct Plan {
         plan.by_query_rows = Divisor::of(plan.query_rows);
         plan.by_provisional = Divisor::of(plan.provisional > 0 ? plan.provisional : 1);
 
-        const auto tiles_for = [](int64_t rows) { return static_cast<int>((rows + kTileRows - 1) / kTileRows); };
+        const auto tiles_for = [](int64_t rows) {
+            return static_cast<int>((rows + kTileRows - 1) / kTileRows);
+        };
         const bool shares = plan.query_rows > kTileRows;
         plan.blocks_of_tile = shares ? 1 : kTileRows / plan.query_rows;
         plan.tiles_of_block = shares ? tiles_for(plan.query_rows) : 1;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The two products that attention is made of, for the 16 rows of a warp and 16 others: by tensor cores in
-// 16-bit types, lane by lane in fp32 (never in TF32). Both hold their results alike: lane l has rows l / 4 and
-// l / 4 + 8, and of each 8 columns those at 2 (l % 4) and the next.
+// 16-bit types, lane by lane in fp32 (never in TF32). Both hold their results alike: lane l has rows l / 4
+// and l / 4 + 8, and of each 8 columns those at 2 (l % 4) and the next.
 #pragma once
 
 #include "rows.cuh"
@@ -22,9 +22,11 @@ struct Products {
     static constexpr int kStride = RowsOf<Element, kFeatures>::kStride;
     static constexpr int kSteps = kFeatures / 16;
 
-    // The warp's own rows, in registers.
+    // The warp's own rows: in registers, or, where they would fill those, where this lane reads them.
+    static constexpr bool kHeld = kFeatures <= 64;
     struct Own {
-        uint32_t parts[kSteps][4];
+        uint32_t parts[kHeld ? kSteps : 1][4];
+        const Element* row;
     };
     // Of the warp's rows with features: [feature / 8][row / 8, feature % 2].
     using Sums = float[2 * kSteps][4];
@@ -32,9 +34,11 @@ struct Products {
     // From shared memory, row 0 of 16.
     HEADRACE_DEVICE static void load(Own& to, const Element* rows) {
         const int lane = thread() % kWarp;
-        const Element* mine = rows + lane % 16 * kStride + lane / 16 * 8;
+        to.row = rows + lane % 16 * kStride + lane / 16 * 8;
+        if constexpr (kHeld) {
 #pragma unroll
-        for (int step = 0; step < kSteps; ++step) load_matrices(to.parts[step], mine + step * 16);
+            for (int step = 0; step < kSteps; ++step) load_matrices(to.parts[step], to.row + step * 16);
+        }
     }
 
     // own others^T
@@ -42,12 +46,17 @@ struct Products {
         const int lane = thread() % kWarp;
         const Element* row = others + (lane / 16 * 8 + lane % 8) * kStride + lane / 8 % 2 * 8;
         float both[2][4] = {};
-#pragma unroll
+#pragma unroll(kHeld ? kSteps : 2)
         for (int step = 0; step < kSteps; ++step) {
-            uint32_t b[4];
+            uint32_t a[4], b[4];
             load_matrices(b, row + step * 16);
-            multiply_add(both[0], own.parts[step], b[0], b[1], Element{});
-            multiply_add(both[1], own.parts[step], b[2], b[3], Element{});
+            if constexpr (kHeld) {
+                for (int i = 0; i < 4; ++i) a[i] = own.parts[step][i];
+            } else {
+                load_matrices(a, own.row + step * 16);
+            }
+            multiply_add(both[0], a, b[0], b[1], Element{});
+            multiply_add(both[1], a, b[2], b[3], Element{});
         }
 #pragma unroll
         for (int e = 0; e < 8; ++e) to[e] = both[e / 4][e % 4];
@@ -148,6 +157,9 @@ HEADRACE_DEVICE void write_sums(const Sums& sums, Element* rows, const Factor& f
 // Run for D rounded up to the features that a kernel exists for.
 template <template <typename, int> class Traits, typename Element, typename Run>
 int with_features(int64_t features, const Run& run) {
+#ifdef HEADRACE_ONLY_FEATURES
+    return run(Traits<Element, HEADRACE_ONLY_FEATURES>{});  // to see in seconds that it compiles
+#endif
     if (features <= 32) return run(Traits<Element, 32>{});
     if (features <= 64) return run(Traits<Element, 64>{});
     if (features <= 96) return run(Traits<Element, 96>{});

@@ -101,7 +101,8 @@ HEADRACE_DEVICE float dot_of_row(const Element* shared_row, const Element* row, 
             }
         }
 #pragma unroll
-        for (int i = 0; i < Rows::kPerPiece; ++i) sum += to_float(piece[i]) * to_float(shared_row[column + i]);
+        for (int i = 0; i < Rows::kPerPiece; ++i)
+            sum += to_float(piece[i]) * to_float(shared_row[column + i]);
     }
     return sum_of_row(sum);
 }

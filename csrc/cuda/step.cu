@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Launches step.cuh.
-#include "step.cuh"
-
 #include "kernels.cuh"
+#include "step.cuh"
 
 namespace headrace::cuda {
 namespace {

@@ -6,7 +6,8 @@
 // Loads        all threads bring the keys and values in sight, 64 at a time, from the ring and from the new
 //              rows, in the order of their frames
 // Shared       2 x 64 rows of D + 1 numbers and 8 rows of D, in fp32: 37 KB for D = 64, 70 KB for 128
-// Accumulates  in fp32, with the running softmax: a lane scores two keys of a chunk and sums up to four features
+// Accumulates  in fp32, with the running softmax: a lane scores two keys of a chunk and sums up to four
+// features
 #pragma once
 
 #include "device.cuh"
@@ -68,10 +69,12 @@ class Tick {
     }
 
     // Frames [begin, end), by all threads.
-    HEADRACE_DEVICE void load(float* to, void* ring, const View<const void>& fresh, int64_t begin, int64_t end) const {
+    HEADRACE_DEVICE void load(float* to, void* ring, const View<const void>& fresh, int64_t begin,
+                              int64_t end) const {
         for (int64_t i = thread(); i < (end - begin) * call_.features; i += kStepThreads) {
             const int64_t row = i / call_.features, d = i % call_.features, frame = begin + row;
-            const Element* from = frame < position_ ? ring_row(ring, frame) : new_row(fresh, frame - position_);
+            const Element* from =
+                frame < position_ ? ring_row(ring, frame) : new_row(fresh, frame - position_);
             to[row * stride_ + d] = to_float(from[d]);
         }
     }
@@ -84,7 +87,8 @@ class Tick {
         const int64_t first = exists ? (reach.per_block ? position_ : frame) - reach.look_back : 0;
         const int64_t end = exists ? (reach.is_band ? frame + reach.look_ahead + 1 : end_) : 0;
         if (exists) {
-            for (int64_t d = lane_; d < call_.features; d += kWarp) query_[d] = to_float(new_row(call_.q, row)[d]);
+            for (int64_t d = lane_; d < call_.features; d += kWarp)
+                query_[d] = to_float(new_row(call_.q, row)[d]);
         }
         warp_barrier();
         float most = -INFINITY, total = 0, sums[kStepFeatures / kWarp] = {};
@@ -94,7 +98,8 @@ class Tick {
             load(values_, call_.value_ring, call_.v, begin, until);
             barrier();
             const int64_t from = first > begin ? first : begin, to = end < until ? end : until;
-            if (from < to) add(static_cast<int>(from - begin), static_cast<int>(to - begin), most, total, sums);
+            if (from < to)
+                add(static_cast<int>(from - begin), static_cast<int>(to - begin), most, total, sums);
             barrier();
         }
         if (row >= call_.query_rows) return;
@@ -109,7 +114,8 @@ class Tick {
     }
 
     // Keys [from, to) of the chunk.
-    HEADRACE_DEVICE void add(int from, int to, float& most, float& total, float (&sums)[kStepFeatures / kWarp]) const {
+    HEADRACE_DEVICE void add(int from, int to, float& most, float& total,
+                             float (&sums)[kStepFeatures / kWarp]) const {
         const float scale = kLog2E * rsqrtf(static_cast<float>(call_.features));
         float weights[2];
 #pragma unroll

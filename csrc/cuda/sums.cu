@@ -55,8 +55,12 @@ extern "C" int headrace_cuda_add_bias_parts(const headrace::cuda::Backward* call
                                             void* stream) {
     using namespace headrace::cuda;
     const int64_t offsets = call->of.reach.num_offsets();
-    const AddUp add{call->grad_bias_parts, grad_bias, call->of.items,
-                    call->of.heads,        headrace_cuda_bias_parts(&call->of), offsets};
+    const AddUp add{call->grad_bias_parts,
+                    grad_bias,
+                    call->of.items,
+                    call->of.heads,
+                    headrace_cuda_bias_parts(&call->of),
+                    offsets};
     return launch(add_up_kernel, call->of.heads * ((offsets + kWarp - 1) / kWarp), 1024, 0, add, stream);
 }
 

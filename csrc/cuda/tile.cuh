@@ -21,12 +21,12 @@ struct Place {
 
 struct Tile {
     int item, head, length;
-    int first_query;  // number of row 0 in [blocks, query_rows]
+    int first_query;        // number of row 0 in [blocks, query_rows]
     int first_block, rows;  // rows that exist in q, whether or not their frames do
-    int window;       // first frame that is looked up among the final rows
-    int finals;       // final rows in the window
-    int own_begin;    // number of the first own key
-    int keys;         // numbers of keys
+    int window;             // first frame that is looked up among the final rows
+    int finals;             // final rows in the window
+    int own_begin;          // number of the first own key
+    int keys;               // numbers of keys
 
     // Tile `tile` of a head, of all heads of all items.
     HEADRACE_BOTH Tile(const Plan& plan, int row_of_heads, int tile) {
@@ -75,9 +75,14 @@ struct Tile {
         if (plan.reach.is_band) return Interval{0, 0};
         const int own = plan.reach.own_begin(query.block);
         const int skipped = plan.reach.first(query.block, query.row) - own;
-        const int first = own_begin + (query.block - first_block) * plan.reach.rows;
+        const int first = own_number(plan, query.block);
         return Interval{first + (skipped > 0 ? skipped : 0),
                         first + plan.reach.end(query.block, query.row, length) - own};
+    }
+
+    // Number of the first own key of a block.
+    HEADRACE_BOTH int own_number(const Plan& plan, int block) const {
+        return own_begin + (block - first_block) * plan.reach.rows;
     }
 
     // Of the key with a number; no key exists for the numbers of the padding.
@@ -93,7 +98,8 @@ struct Tile {
 
     // Place of query row i in [items, heads, blocks, query_rows].
     HEADRACE_BOTH int64_t flat_row(const Plan& plan, int i) const {
-        return (static_cast<int64_t>(item) * plan.heads + head) * plan.blocks * plan.query_rows + first_query + i;
+        return (static_cast<int64_t>(item) * plan.heads + head) * plan.blocks * plan.query_rows +
+               first_query + i;
     }
 };
 

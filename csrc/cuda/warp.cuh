@@ -23,13 +23,12 @@ struct Groups {
 // A lane holds two rows, lane / 4 and lane / 4 + 8 of the warp's.
 class QueryWarp {
   public:
-    HEADRACE_DEVICE QueryWarp(const Plan& plan, const Tile& tile)
-        : first_row_(thread() / kWarp * 16), lane_(thread() % kWarp) {
+    HEADRACE_DEVICE QueryWarp(const Plan& plan, const Tile& tile) {
         constexpr int far = 1 << 30;
         const auto clear_if_empty = [](Interval& seen) {
             if (seen.begin >= seen.end) seen = Interval{far, -far};
         };
-        const Place mine = tile.query(plan, first_row_ + lane_ % 16);
+        const Place mine = tile.query(plan, first_row() + lane() % 16);
         finals_ = mine.exists ? tile.finals_of(plan, mine) : Interval{0, 0};
         owns_ = mine.exists ? tile.owns_of(plan, mine) : Interval{0, 0};
         clear_if_empty(finals_);
@@ -43,9 +42,9 @@ class QueryWarp {
         }
     }
 
-    HEADRACE_DEVICE int first_row() const { return first_row_; }
-    HEADRACE_DEVICE int lane() const { return lane_; }
-    HEADRACE_DEVICE int row(int half) const { return first_row_ + lane_ / 4 + 8 * half; }
+    HEADRACE_DEVICE static int first_row() { return thread() / kWarp * 16; }
+    HEADRACE_DEVICE static int lane() { return thread() % kWarp; }
+    HEADRACE_DEVICE static int row(int half) { return first_row() + lane() / 4 + 8 * half; }
 
     // Of the chunk of keys numbered [begin, end).
     HEADRACE_DEVICE Groups groups(int begin, int end) const {
@@ -57,17 +56,36 @@ class QueryWarp {
                (number >= seen_owns_[half].begin && number < seen_owns_[half].end);
     }
 
-    // Place in the head's relative bias of a key that the row sees.
-    HEADRACE_DEVICE int offset(const Plan& plan, const Tile& tile, int half, int number) const {
-        const Place key = tile.key(plan, number), query = tile.query(plan, row(half));
-        return plan.reach.frame(key.block, key.row) - plan.reach.frame(query.block, query.row) -
-               plan.lowest_offset;
+    // What is added to the number of a key that a row sees for its place in the head's relative bias: a row
+    // sees own keys of its own block alone, so that either sort of key is numbered by its frame.
+    struct Offsets {
+        int finals[2], owns[2], own_begin;
+
+        HEADRACE_DEVICE int place(int half, int number) const {
+            return number + (number < own_begin ? finals[half] : owns[half]);
+        }
+    };
+    HEADRACE_DEVICE static Offsets offsets(const Plan& plan, const Tile& tile) {
+        Offsets offsets;
+        offsets.own_begin = tile.own_begin;
+        for (int half = 0; half < 2; ++half) {
+            const Place query = tile.query(plan, row(half));
+            const int base = -plan.reach.frame(query.block, query.row) - plan.lowest_offset;
+            offsets.finals[half] = tile.window + base;
+            offsets.owns[half] = plan.reach.frame(query.block, 0) - tile.own_number(plan, query.block) + base;
+        }
+        return offsets;
     }
 
-    // What is added to a score, in powers of 2.
-    HEADRACE_DEVICE float bias(const Plan& plan, const Tile& tile, int half, int number) const {
-        if (plan.bias == nullptr || !sees(half, number)) return 0;
-        return plan.bias[tile.head * plan.num_offsets + offset(plan, tile, half, number)] * kLog2E;
+    // Add the relative bias, in powers of 2, to the scores of the keys numbered from `first` on.
+    HEADRACE_DEVICE void add_bias(const Plan& plan, const Tile& tile, const Offsets& offsets, int first,
+                                  Square& scores) const {
+        const float* bias = plan.bias + tile.head * plan.num_offsets;
+#pragma unroll
+        for (int e = 0; e < 8; ++e) {
+            const int half = half_of_entry(e), number = first + column_of_entry(e, lane());
+            if (sees(half, number)) scores[e] += bias[offsets.place(half, number)] * kLog2E;
+        }
     }
 
   private:
@@ -76,7 +94,6 @@ class QueryWarp {
         return from < to ? Interval{(from - begin) / 16, (to - begin + 15) / 16} : Interval{0, 0};
     }
 
-    int first_row_, lane_;
     Interval finals_, owns_;                  // numbers that any row of the warp sees
     Interval seen_finals_[2], seen_owns_[2];  // that each of the lane's rows sees
 };

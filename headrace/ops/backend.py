@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ from headrace.ops import native
 BACKENDS = ("native", "torch")
 
 _chosen: str | None = None
+_new_enough: dict[int, bool] = {}  # by the number of the GPU
 
 
 @contextmanager
@@ -36,4 +38,22 @@ def backend(name: str) -> Iterator[None]:
 
 def runs_native(q: torch.Tensor) -> bool:
     """Whether the native kernels compute a call with this q."""
-    return _chosen != "torch" and q.device.type in native.STATUS.devices
+    if _chosen == "torch" or q.device.type not in native.STATUS.devices:
+        return False
+    if q.device.type == "cuda":
+        return q.dtype != torch.float64 and _is_new_enough(q.device.index)
+    return True
+
+
+@torch.compiler.assume_constant_result
+def _is_new_enough(gpu: int) -> bool:
+    if gpu not in _new_enough:
+        capability = torch.cuda.get_device_capability(gpu)
+        _new_enough[gpu] = capability >= native.OLDEST_GPU
+        if not _new_enough[gpu]:
+            name, number = torch.cuda.get_device_name(gpu), "{}{}".format(*capability)
+            warnings.warn(
+                f"headrace: GPU {gpu} ({name}) is sm_{number}, and the kernels need sm_80: the torch path computes.",
+                stacklevel=2,
+            )
+    return _new_enough[gpu]

@@ -17,6 +17,7 @@ import torch
 from headrace.reach import Band, Blocks
 
 FOLDER = Path(__file__).resolve().parents[1]
+OLDEST_GPU = (8, 0)
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def _fake_backward(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
+    y: torch.Tensor,
     log_sums: torch.Tensor,
     lengths: Any,
     bias: torch.Tensor | None,
@@ -98,7 +100,7 @@ def _fake_step(q: torch.Tensor, *_: Any) -> torch.Tensor:
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
     q, k, v, lengths, bias, *ctx.reach = inputs
-    ctx.save_for_backward(q, k, v, output[1], lengths, bias)
+    ctx.save_for_backward(q, k, v, *output, lengths, bias)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
@@ -107,8 +109,8 @@ def _gradient(operation: Any, num_reach_arguments: int) -> Any:
     def backward(ctx: Any, grad_y: torch.Tensor | None, _: Any) -> tuple[torch.Tensor | None, ...]:
         if grad_y is None:
             return (None,) * (5 + num_reach_arguments)
-        q, k, v, log_sums, lengths, bias = ctx.saved_tensors
-        *grads, grad_bias = operation(grad_y, q, k, v, log_sums, lengths, bias, *ctx.reach)
+        q, k, v, y, log_sums, lengths, bias = ctx.saved_tensors
+        *grads, grad_bias = operation(grad_y, q, k, v, y, log_sums, lengths, bias, *ctx.reach)
         return *grads, None, None if bias is None else grad_bias, *(None,) * num_reach_arguments
 
     return backward

@@ -54,14 +54,42 @@ def test_every_module_of_a_package_is_in_it(package, names_in_wheel, repository)
     assert expected == {name for name in names_in_wheel if name.startswith(f"{package}/") and name.endswith(".py")}
 
 
-@pytest.mark.slow
-def test_the_native_kernels_are_in_it_with_how_they_were_built(tmp_path, repository):
+@pytest.fixture(scope="module")
+def wheel_with_kernels(tmp_path_factory, repository) -> Path:
+    """Built with whatever compilers are here."""
     if shutil.which("g++") is None:
         pytest.skip("no C++ compiler is here")
-    wheel = build_wheel(repository, tmp_path)
+    return build_wheel(repository, tmp_path_factory.mktemp("native"), HEADRACE_CUDA_ARCHS="80")
+
+
+@pytest.mark.slow
+def test_the_native_kernels_are_in_it_with_how_they_were_built(wheel_with_kernels):
+    wheel = wheel_with_kernels
     assert "-py3-none-" in wheel.name  # no Python symbol in it: one wheel for every Python
     names = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("headrace/")}
     assert {name for name in names if not name.endswith(".py")} == {"headrace/_C.so", "headrace/native_build.json"}
+
+
+@pytest.mark.slow
+def test_cuda_kernels_are_in_it_where_nvcc_is_and_it_loads_on_any_torch(wheel_with_kernels, tmp_path):
+    if shutil.which("nvcc") is None:
+        pytest.skip("no nvcc is here")
+    with zipfile.ZipFile(wheel_with_kernels) as archive:
+        archive.extractall(tmp_path / "site")
+        assert json.loads(archive.read("headrace/native_build.json"))["cuda_architectures"] == ["80"]
+    code = (
+        "import torch; from headrace.ops import native; "
+        "print(native.STATUS.reason, torch.ops.headrace.has_cuda_kernels())"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path / "site",
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == "_C.so is loaded True\n"
 
 
 def test_without_a_compiler_it_has_no_kernels_and_says_why(wheel_without_kernels):

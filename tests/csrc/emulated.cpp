@@ -42,8 +42,8 @@ Strides strides_of(const int64_t* strides) {
 
 }  // namespace
 
-// What test_cuda_emulated.py fills in: sizes are items, heads, blocks, query_rows, features; strides are item,
-// head, block, row of q, k, v, y, grad_y, grad_q, grad_k, grad_v.
+// What test_cuda_emulated.py fills in: sizes are items, heads, blocks, query_rows, features; strides are
+// item, head, block, row of q, k, v, y, grad_y, grad_q, grad_k, grad_v.
 struct Given {
     int64_t sizes[5], strides[8][4], reach[5], element;
     const int64_t* lengths;
@@ -55,9 +55,18 @@ struct Given {
     View<void> writing(int i) const { return {data[i], strides_of(strides[i])}; }
 
     Attention attention() const {
-        return Attention{sizes[0],     sizes[1], sizes[2],   sizes[3],  sizes[4],
-                         reach_of(reach), static_cast<headrace::Element>(element), lengths, bias,
-                         reading(0),   reading(1), reading(2)};
+        return Attention{sizes[0],
+                         sizes[1],
+                         sizes[2],
+                         sizes[3],
+                         sizes[4],
+                         reach_of(reach),
+                         static_cast<headrace::Element>(element),
+                         lengths,
+                         bias,
+                         reading(0),
+                         reading(1),
+                         reading(2)};
     }
 };
 
@@ -79,8 +88,8 @@ extern "C" int64_t emulated_bias_parts(const Given* given) {
 
 extern "C" int emulated_backward(const Given* given) {
     using Call = headrace::cuda::Backward;
-    const Planned<Call> planned(Call{given->attention(), given->reading(3), given->reading(4), given->log_sums,
-                                     given->writing(5), given->writing(6), given->writing(7),
+    const Planned<Call> planned(Call{given->attention(), given->reading(3), given->reading(4),
+                                     given->log_sums, given->writing(5), given->writing(6), given->writing(7),
                                      given->grad_bias_parts});
     const Attention& of = planned.call.of;
     return with_element(of.element, [&](auto element) {

@@ -69,7 +69,9 @@ def test_llsa_is_the_torch_path(kernels, case):
     check_case(kernels, "llsa", case)
 
 
-@pytest.mark.parametrize("reach", [Band(3, 20), Band(0, 80), Blocks(3, 9), Blocks(2, 70, 4), Blocks(2, 6, 4, True)], ids=str)
+@pytest.mark.parametrize(
+    "reach", [Band(3, 20), Band(0, 80), Blocks(3, 9), Blocks(2, 70, 4), Blocks(2, 6, 4, True)], ids=str
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_ticks_are_the_torch_path(kernels, reach, dtype):
     band = isinstance(reach, Band)

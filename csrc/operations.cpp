@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// Schemas of the operations, and the CPU's. Rings and positions of a step are changed in place.
+#include "operations.h"
+
+#include "cpu/run.h"
+
+namespace headrace {
+
+STABLE_TORCH_LIBRARY_FRAGMENT(headrace, m) {
+    m.def(
+        "sa(Tensor q, Tensor k, Tensor v, Tensor? lengths, Tensor? bias, int look_ahead, int look_back) "
+        "-> (Tensor y, Tensor log_sums)");
+    m.def(
+        "sa_backward(Tensor grad_y, Tensor q, Tensor k, Tensor v, Tensor y, Tensor log_sums, Tensor? "
+        "lengths, "
+        "Tensor? bias, int look_ahead, int look_back) "
+        "-> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias)");
+    m.def(
+        "sa_step(Tensor q, Tensor k, Tensor v, Tensor(a!) key_ring, Tensor(b!) value_ring, "
+        "Tensor(c!) positions, Tensor slots, Tensor? lengths, int look_ahead, int look_back) -> Tensor");
+    m.def(
+        "llsa(Tensor q, Tensor k, Tensor v, Tensor? lengths, Tensor? bias, int look_ahead, int look_back, "
+        "int hop, bool per_block) -> (Tensor y, Tensor log_sums)");
+    m.def(
+        "llsa_backward(Tensor grad_y, Tensor q, Tensor k, Tensor v, Tensor y, Tensor log_sums, "
+        "Tensor? lengths, Tensor? bias, int look_ahead, int look_back, int hop, bool per_block) "
+        "-> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias)");
+    m.def(
+        "llsa_step(Tensor q, Tensor k, Tensor v, Tensor(a!) key_ring, Tensor(b!) value_ring, "
+        "Tensor(c!) positions, Tensor slots, Tensor? lengths, int look_ahead, int look_back, int hop, "
+        "bool per_block) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(headrace, CPU, m) {
+    HEADRACE_IMPLEMENT(m, Cpu);
+}
+
+}  // namespace headrace
