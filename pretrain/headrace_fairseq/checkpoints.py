@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoint files appear whole or not at all.
+"""Checkpoint files appear whole or not at all, and are not gone on from by mistake: see ``resume.py``.
 
 fairseq writes the first checkpoint of a save beside its name and renames it, but copies it plainly to
 ``checkpoint_best.pt`` and ``checkpoint_last.pt``: a kill in mid-copy leaves half a file under the name that the next
@@ -17,8 +17,11 @@ from typing import Any, BinaryIO
 
 import torch
 from fairseq import checkpoint_utils
+from fairseq.distributed.utils import get_global_rank
 from fairseq.file_io import PathManager
 
+from headrace_fairseq import resume
+from headrace_fairseq.data import watch_trainer
 from headrace_fairseq.errors import one_clear_line
 
 
@@ -63,13 +66,13 @@ def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
 
 
 def load(cfg: Any, trainer: Any, **passthrough_args: Any) -> Any:
-    """In place of fairseq's ``load_checkpoint``: a first checkpoint that is not there is the caller's mistake."""
+    """In place of fairseq's ``load_checkpoint``: what is loaded is checked first, and later saves note their corpus."""
     with one_clear_line():
-        first = cfg.finetune_from_model
-        if first is not None and not PathManager.exists(first):
-            raise ValueError(
-                f"checkpoint.finetune_from_model={first} does not exist: give the checkpoint_last.pt to start from."
-            )
+        if get_global_rank() == 0:
+            resume.check(trainer.cfg, trainer.checkpoint_suffix)
+        corpus = resume.note(trainer.cfg)
+        trainer.task.get_checkpoint_dict = lambda: corpus  # what fairseq adds to a checkpoint's extra_state
+        watch_trainer(trainer)
         return _FAIRSEQ_LOAD(cfg, trainer, **passthrough_args)
 
 

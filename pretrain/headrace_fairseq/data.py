@@ -7,20 +7,22 @@ The task stays fairseq's ``audio_pretraining``; what it loads is wrapped on the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from fairseq.data import BaseWrapperDataset, FairseqDataset
+from fairseq.data import BaseWrapperDataset, FairseqDataset, FileAudioDataset, SubsampleDataset
 from fairseq.data.data_utils import numpy_seed
+from fairseq.distributed.utils import get_global_world_size
 from fairseq.tasks.audio_pretraining import AudioPretrainingTask
 
 from headrace_fairseq.errors import one_clear_line
+from headrace_fairseq.left_out import LeftOut
 from headrace_fairseq.manifest import check_folder, check_manifest
 
 logger = logging.getLogger(__name__)
-MAX_BAD_SHARE = 0.01
 
 
 class KnownUtterances(BaseWrapperDataset):
@@ -37,7 +39,7 @@ class KnownUtterances(BaseWrapperDataset):
         self.seed, self.min_samples = seed, min_samples
         # Shared memory, because fairseq keeps the workers of the first epoch for all later ones.
         self._epoch = torch.ones((), dtype=torch.int64).share_memory_()
-        self._bad: set[int] = set()
+        self._left_out = LeftOut(len(self), get_global_world_size())
 
     def set_epoch(self, epoch: int) -> None:
         """Validation sets are never told: their masks and crops are the same each time."""
@@ -68,14 +70,36 @@ class KnownUtterances(BaseWrapperDataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """fairseq's item; ``source`` is None where the audio is bad, which its collater leaves out."""
+        nothing = {"id": index, "source": None}
+        if self._left_out.too_many:  # the run is about to stop, and fairseq tries each file for seconds
+            return nothing
         try:
             item = self.dataset[index]
             self._check_source(item["source"])
         # fairseq raises a bare Exception for a file that it cannot read and for another sample rate.
         except Exception as error:
-            self._leave_out(int(index), error)
-            return {"id": index, "source": None}
+            if self._left_out.add(int(index), int(self._epoch)):
+                logger.warning(f"{_name(self.dataset, int(index))} is left out: {error}")
+            return nothing
         return item
+
+    def any_batch(self) -> dict[str, Any]:
+        """The first utterance that is good; empty where none is."""
+        return next(filter(None, (self.collater([self[index]]) for index in range(len(self)))), {})
+
+    def check_left_out(self) -> None:
+        """To be called by the process that trains.
+
+        Raises:
+            ValueError: too many utterances of one epoch were left out, in whichever worker.
+        """
+        if self._left_out.too_many:
+            raise ValueError(
+                f"{self._left_out.too_many} of {self._left_out.num_met} utterances are bad, more than 1 %, the last: "
+                f"{_name(self.dataset, self._left_out.last)} (see the warnings). Make the manifest again with "
+                "python manifests/wav2vec_manifest.py, which lists bad files in quarantine.tsv and leaves them out; "
+                "then go on with checkpoint.reset_dataloader=true."
+            )
 
     def collater(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """fairseq's batch; its crops are drawn by (seed, epoch, utterances), in whichever worker."""
@@ -91,17 +115,6 @@ class KnownUtterances(BaseWrapperDataset):
             raise ValueError(f"{len(source)} samples, at least {self.min_samples} are needed")
         if not torch.isfinite(source).all():
             raise ValueError("samples that are NaN or infinite")
-
-    def _leave_out(self, index: int, error: Exception) -> None:
-        if index in self._bad:
-            return
-        self._bad.add(index)
-        logger.warning(f"utterance {index} is left out: {error}")
-        if len(self._bad) > max(1, MAX_BAD_SHARE * len(self)):
-            raise ValueError(
-                f"{len(self._bad)} of {len(self)} utterances are bad, the last: {error}. Make the manifest again with "
-                "python manifests/wav2vec_manifest.py, which lists bad files in quarantine.tsv and leaves them out."
-            ) from error
 
 
 def watch_datasets(task: AudioPretrainingTask, seed: int, min_samples: int) -> None:
@@ -125,6 +138,44 @@ def watch_datasets(task: AudioPretrainingTask, seed: int, min_samples: int) -> N
             task.datasets[split] = KnownUtterances(dataset, seed, min_samples)
 
     task.load_dataset = load_dataset  # type: ignore[method-assign]
+
+
+def watch_trainer(trainer: Any) -> None:
+    """From now on, fairseq's ``trainer`` ends the run before a step when too many utterances were left out.
+
+    In place of a batch that nothing is left of, fairseq computes an epoch's first one without learning from it; where
+    nothing is left of that one either, it is given another.
+    """
+
+    def checked(step: Callable[..., Any]) -> Callable[..., Any]:
+        def check_and_step(*args: Any, **kwargs: Any) -> Any:
+            with one_clear_line():
+                for dataset in _watched(trainer):
+                    dataset.check_left_out()
+            return step(*args, **kwargs)
+
+        return check_and_step
+
+    reset_dummy_batch = trainer.reset_dummy_batch
+    trainer.reset_dummy_batch = lambda batch: reset_dummy_batch(
+        batch or next(filter(None, (dataset.any_batch() for dataset in _watched(trainer))), {})
+    )
+    trainer.train_step, trainer.valid_step = checked(trainer.train_step), checked(trainer.valid_step)
+
+
+def _watched(trainer: Any) -> list[KnownUtterances]:
+    return [dataset for dataset in trainer.task.datasets.values() if isinstance(dataset, KnownUtterances)]
+
+
+def _name(dataset: FairseqDataset, index: int) -> str:
+    """An utterance's file where fairseq knows it: ``index`` counts what is long enough, not the manifest's lines."""
+    if isinstance(dataset, SubsampleDataset):
+        return _name(dataset.dataset, int(dataset.indices[index]))
+    if not isinstance(dataset, FileAudioDataset):
+        return f"utterance {index}"
+    name = dataset.fnames[index]
+    name = name if isinstance(dataset.fnames, list) else name.as_py()
+    return str(Path(dataset.root_dir, dataset.text_compressor.decompress(name)))
 
 
 def _check_lengths(dataset: FairseqDataset, split: str, min_samples: int) -> None:

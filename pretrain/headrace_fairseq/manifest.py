@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +36,18 @@ def check_manifest(data: str, split: str, min_sample_size: int | None) -> None:
             "(task.min_sample_size): there is nothing to train on."
         )
     _check_files(path, Path(root.strip()), usable)
+
+
+def digest_rows(data: str, split: str) -> str | None:
+    """SHA-256 of all lines but the first, which names the root: the same corpus in another place has the same.
+
+    None where there is no such manifest.
+    """
+    path = Path(data) / f"{split}.tsv"
+    if not path.is_file():
+        return None
+    _, _, rows = path.read_bytes().partition(b"\n")
+    return hashlib.sha256(rows.strip()).hexdigest()
 
 
 def _entry(path: Path, number: int, line: str) -> tuple[str, int]:

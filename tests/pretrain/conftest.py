@@ -109,13 +109,17 @@ class Trainer:
     folder: Path
     started: list[Training] = field(default_factory=list)
 
-    def start(self, name: str = "run", max_file_bytes: int | None = None, **overrides: object) -> Training:
-        """Start or go on with run ``name``; overrides have __ for the dot, and "recipe" as it is."""
-        run_dir = self.folder / name
-        values = {"task.data": self.data, "hydra.run.dir": run_dir, **MINUTE}
+    def arguments(self, **overrides: object) -> list[str]:
+        """Of the command; overrides have __ for the dot, and "recipe" as it is."""
+        values = {"task.data": self.data, **MINUTE}
         values |= {key.replace("__", "."): value for key, value in overrides.items()}
         arguments = ["--config-dir", str(self.configs), "--config-name", "wav2vec2_tiny"]
-        arguments += [f"{key}={value}" for key, value in values.items() if value is not None]
+        return arguments + [f"{key}={value}" for key, value in values.items() if value is not None]
+
+    def start(self, name: str = "run", max_file_bytes: int | None = None, **overrides: object) -> Training:
+        """Start or go on with run ``name``; overrides as in ``arguments``."""
+        run_dir = self.folder / name
+        arguments = self.arguments(**{"hydra__run__dir": run_dir} | overrides)
         log_path = self.folder / f"{name}.log"
         parameters = {
             "ARGUMENTS": arguments,

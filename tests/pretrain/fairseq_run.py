@@ -16,5 +16,8 @@ sys.argv = ["fairseq-hydra-train", *ARGUMENTS]  # noqa: F821
 
 from fairseq_cli.hydra_train import cli_main  # noqa: E402
 
-with contextlib.redirect_stdout(os.fdopen(1, "w")), contextlib.redirect_stderr(os.fdopen(2, "w")):
+with (
+    contextlib.redirect_stdout(os.fdopen(1, "w", buffering=1)),
+    contextlib.redirect_stderr(os.fdopen(2, "w", buffering=1)),
+):
     cli_main()

@@ -2,6 +2,7 @@
 """The wrapped dataset: batches say which utterances they hold, bad audio is left out, nothing is dropped silently."""
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ import soundfile
 import torch
 
 pytest.importorskip("fairseq", reason="fairseq is not installed")
-from fairseq.data import FileAudioDataset
+from fairseq.data import FileAudioDataset, SubsampleDataset
 
-from headrace_fairseq.data import KnownUtterances, watch_datasets
+from headrace_fairseq.data import KnownUtterances, watch_datasets, watch_trainer
+from headrace_fairseq.left_out import LeftOut
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")  # in fairseq's crop_to_max_size
 
@@ -105,7 +107,7 @@ def test_bad_audio_is_left_out_with_a_warning(corpus_of, tmp_path, caplog, monke
     batch = collate(dataset, [1, 2, 3])
     assert batch["net_input"]["utterances"].tolist() == [1, 3]
     assert batch["net_input"]["source"].isfinite().all()
-    assert any("utterance 2 is left out" in message for message in caplog.messages)
+    assert any(f"{folder}/audio/train2.flac is left out" in message for message in caplog.messages)
 
 
 def test_a_batch_of_bad_audio_is_fairseqs_empty_batch(corpus_of, tmp_path):
@@ -114,15 +116,88 @@ def test_a_batch_of_bad_audio_is_fairseqs_empty_batch(corpus_of, tmp_path):
     assert collate(load(folder), [1]) == {}
 
 
-def test_too_many_bad_files_stop_the_run(corpus_of, tmp_path, caplog):
+def test_the_name_is_the_files_whatever_was_too_short_or_not_sampled(corpus_of, tmp_path, caplog):
+    folder = corpus_of(tmp_path / "corpus", {"train": [0.1, 0.5, 0.5]})
+    spoil(folder / "audio" / "train2.flac", "nan")
+    dataset = load(folder, min_sample_size=MIN_SAMPLES)
+    dataset[1]
+    assert "/audio/train2.flac is left out: samples that are NaN or infinite" in caplog.messages[0]
+    sampled = SubsampleDataset(dataset.dataset, 0.5)
+    sampled.indices = np.array([1])
+    KnownUtterances(sampled, 1, MIN_SAMPLES)[0]
+    assert "/audio/train2.flac is left out" in caplog.messages[1]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*", "ignore:.*multi-threaded.*:DeprecationWarning")
+def test_too_many_bad_files_are_told_by_the_process_that_trains(corpus_of, tmp_path, num_workers):
+    folder = corpus_of(tmp_path / "corpus", {"train": [0.5] * 4})
+    for i in (0, 1):  # one for each worker
+        spoil(folder / "audio" / f"train{i}.flac", "10 ms")
+    dataset = load(folder)
+    options = {"collate_fn": dataset.collater, "num_workers": num_workers}
+    assert list(torch.utils.data.DataLoader(dataset, batch_sampler=[[0], [0]], **options)) == [{}, {}]
+    dataset.check_left_out()  # one is allowed
+    assert list(torch.utils.data.DataLoader(dataset, batch_sampler=[[0], [1]], **options)) == [{}, {}]
+    message = r"2 of 4 utterances are bad, more than 1 %, the last: .*/audio/train[01].flac.*quarantine.tsv"
+    with pytest.raises(ValueError, match=message) as error:
+        dataset.check_left_out()
+    assert "\n" not in str(error.value)
+    assert dataset[2]["source"] is None  # what is read ahead until the run stops costs nothing
+
+
+def test_another_batch_stands_in_where_nothing_is_left_of_the_first(corpus_of, tmp_path):
     folder = corpus_of(tmp_path / "corpus", {"train": [0.5] * 4})
     spoil(folder / "audio" / "train0.flac", "10 ms")
-    spoil(folder / "audio" / "train1.flac", "10 ms")
+    dataset, given = load(folder), []
+    trainer = SimpleNamespace(train_step=None, valid_step=None, reset_dummy_batch=given.append)
+    trainer.task = SimpleNamespace(datasets={"train": dataset})
+    watch_trainer(trainer)
+    for indices in ([2, 3], [0]):
+        trainer.reset_dummy_batch(collate(dataset, indices))
+    assert [batch["id"].tolist() for batch in given] == [[2, 3], [1]]
+    for i in (1, 2, 3):
+        spoil(folder / "audio" / f"train{i}.flac", "10 ms")
+    trainer.reset_dummy_batch({})
+    assert given[-1] == {}  # the next step ends the run
+
+
+def test_a_bad_file_is_told_once(corpus_of, tmp_path, caplog):
+    folder = corpus_of(tmp_path / "corpus", {"train": [0.5] * 4})
+    spoil(folder / "audio" / "train0.flac", "10 ms")
     dataset = load(folder)
-    assert [dataset[0]["source"] for _ in range(3)] == [None] * 3
+    for epoch in (1, 2):
+        dataset.set_epoch(epoch)
+        assert dataset[0]["source"] is None
     assert len(caplog.messages) == 1
-    with pytest.raises(ValueError, match=r"2 of 4 utterances are bad.*wav2vec_manifest.py"):
-        dataset[1]
+
+
+def test_the_limit_is_one_percent_of_what_a_process_meets_in_an_epoch():
+    for num_processes, allowed in ((1, 8), (4, 2), (64, 1)):
+        left_out = LeftOut(800, num_processes)
+        for epoch in (1, 2):  # every process meets others in the next epoch
+            for index in range(allowed):
+                left_out.add(100 * epoch + index, epoch)
+                left_out.add(100 * epoch + index, epoch)
+        assert left_out.too_many == 0
+        left_out.add(700, 2)
+        assert left_out.too_many == allowed + 1
+
+
+def test_every_dataset_is_asked_before_every_step(corpus_of, tmp_path):
+    folder = corpus_of(tmp_path / "corpus", {"train": [0.5] * 4, "valid": [0.5] * 2})
+    spoil(folder / "audio" / "valid0.flac", "10 ms")
+    spoil(folder / "audio" / "valid1.flac", "10 ms")
+    task = SimpleNamespace(datasets={name: load(folder, name) for name in ("train", "valid")})
+    trainer = SimpleNamespace(task=task, train_step=lambda samples: ("trained", samples), valid_step=lambda sample: 3)
+    trainer.reset_dummy_batch = None
+    watch_trainer(trainer)
+    assert trainer.train_step([1]) == ("trained", [1])
+    assert trainer.valid_step(sample=2) == 3
+    collate(task.datasets["valid"], [0, 1])
+    for step in (trainer.train_step, trainer.valid_step):
+        with pytest.raises(ValueError, match="2 of 2 utterances are bad"):
+            step(None)
 
 
 @pytest.mark.parametrize(("multiple", "warned"), [(8, True), (1, False)])
@@ -156,6 +231,9 @@ def test_what_a_task_loads_is_wrapped_once(minute_corpus):
 
 
 def test_utterances_that_cannot_be_masked_are_refused_with_the_number_to_set(minute_corpus):
+    task = Task(minute_corpus)
+    watch_datasets(task, 1, min_samples=9600)  # as long as the shortest
+    task.load_dataset("valid")
     task = Task(minute_corpus)
     watch_datasets(task, 1, min_samples=10000)
     with pytest.raises(

@@ -4,7 +4,7 @@
 import pytest
 
 pytest.importorskip("fairseq", reason="fairseq is not installed")
-from headrace_fairseq.manifest import check_folder, check_manifest
+from headrace_fairseq.manifest import check_folder, check_manifest, digest_rows
 
 
 @pytest.fixture
@@ -63,3 +63,30 @@ def test_no_manifest_says_how_to_make_one(folder):
 def test_audio_in_an_archive_is_not_looked_for(folder):
     (folder / "train.tsv").write_text(f"{folder}\nall.zip:10:200\t16000\n")
     check_manifest(str(folder), "train", 0)
+
+
+def write_many(folder, missing):
+    """A manifest of 1000 files, of which those with the numbers ``missing`` do not exist."""
+    for i in set(range(1000)) - set(missing):
+        (folder / f"many{i}.flac").touch()
+    (folder / "train.tsv").write_text(f"{folder}\n" + "".join(f"many{i}.flac\t16000\n" for i in range(1000)))
+
+
+def test_one_percent_of_missing_files_may_be_left_out_later(folder):
+    write_many(folder, missing=range(10))  # two of the 200 that are tried
+    check_manifest(str(folder), "train", 0)
+
+
+def test_files_are_tried_all_over_the_manifest(folder):
+    write_many(folder, missing=range(900, 1000))
+    with pytest.raises(ValueError, match=r"20 of 200 files tried do not exist, the first is .*/many900.flac"):
+        check_manifest(str(folder), "train", 0)
+
+
+def test_rows_are_the_same_corpus_under_any_root(folder):
+    first = digest_rows(str(folder), "train")
+    (folder / "moved.tsv").write_text("/elsewhere\n" + "\n".join((folder / "train.tsv").read_text().splitlines()[1:]))
+    (folder / "sorted.tsv").write_text("/elsewhere\n1.flac\t32000\n0.flac\t16000\n2.flac\t8000\n")
+    assert digest_rows(str(folder), "moved") == first
+    assert digest_rows(str(folder), "sorted") not in (first, None)
+    assert digest_rows(str(folder), "nowhere") is None

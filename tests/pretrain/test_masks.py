@@ -3,6 +3,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -76,6 +77,29 @@ def test_channels_are_masked_for_the_whole_utterance_and_not_as_frames_are():
     assert torch.equal(channels, masks.channel_mask(5, 60, cfg, 1, 1, torch.tensor([3, 4])))
     like_frames = MASKING | {"mask_prob": 0.3, "mask_length": 2}
     assert not torch.equal(channels[0, 0], draw([3], **like_frames)[0])
+
+
+@pytest.mark.parametrize("change", [{"seed": 2}, {"epoch": 2}, {"utterance": 8}], ids=str)
+def test_another_seed_epoch_or_utterance_other_channels(change):
+    def channels(seed=1, epoch=1, utterance=3):
+        return masks.channel_mask(1, 60, SimpleNamespace(**MASKING), seed, epoch, torch.tensor([utterance]))
+
+    assert torch.equal(channels(), channels())
+    assert not torch.equal(channels(), channels(**change))
+
+
+@pytest.mark.parametrize("change", [{"seed": 2}, {"epoch": 2}], ids=str)
+def test_what_is_thinned_is_drawn_anew_with_the_mask(monkeypatch, change):
+    whole = np.ones((1, 60), dtype=bool), np.ones((1, 20), dtype=bool)
+
+    def unmasked(**change):
+        rows = iter(whole)
+        monkeypatch.setattr(masks, "compute_mask_indices", lambda *_, **__: next(rows).copy())
+        return draw([3, 4], lengths=[60, 20], **change)[0]
+
+    assert torch.equal(unmasked(), unmasked())
+    assert unmasked().sum() == 20
+    assert not torch.equal(unmasked(), unmasked(**change))
 
 
 @given(st.floats(0.05, 0.95), st.integers(1, 10), st.integers(0, 40), st.integers(0, 2**31))

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from headrace import EncoderConfig
 from headrace.checkpoint.fairseq import FAIRSEQ_FIELDS
+from headrace_fairseq import masks
 from headrace_fairseq.config import RUN_FIELDS, HeadraceWav2Vec2Config
 from headrace_fairseq.models.headrace_wav2vec2 import HeadraceWav2Vec2Model
 
@@ -138,6 +139,25 @@ def test_channel_masks_and_all_gradients():
     assert missing == []
 
 
+def test_the_shortest_utterance_leaves_a_frame_to_see_and_none_is_longer_than_it_must_be():
+    model = ours()
+    shortest = model.min_samples
+    for num_samples, enough in ((shortest, True), (shortest - 1, False)):
+        num_frames = int(model._get_feat_extract_output_lengths(torch.tensor(num_samples)))
+        assert (num_frames >= masks.min_frames(model.cfg)) is enough
+    for utterance in range(20):
+        inputs = batch((shortest,)) | {"utterances": torch.tensor([utterance])}
+        chosen = model._masks(inputs["source"], None, inputs["utterances"], epoch=1)["mask_indices"]
+        assert 0 < chosen.sum() < chosen.shape[1]
+
+
+def test_masks_fit_features_that_fairseq_crops_to_a_multiple():
+    model, inputs = ours(crop_seq_to_multiple=4), batch((16000, 12000))  # 49 frames, of which it keeps 48
+    chosen = model._masks(inputs["source"], inputs["padding_mask"], inputs["utterances"], epoch=1)["mask_indices"]
+    assert chosen.shape == (2, 48)
+    assert model(**inputs)["x"].isfinite().any()
+
+
 def test_hidden_features_can_be_had_without_masks():
     assert ours().extract_features(torch.randn(1, 16000), None)["x"].shape == (1, 49, 16)
 
@@ -157,6 +177,7 @@ def test_hidden_features_can_be_had_without_masks():
         ({"mask_channel_before": True}, "operating-system entropy"),
         ({"no_mask_overlap": True}, "numpy >= 1.24"),
         ({"mask_selection": "uniform"}, "static, normal or poisson"),
+        ({"mask_channel_selection": "uniform"}, "static, normal or poisson"),
     ],
     ids=str,
 )

@@ -36,3 +36,7 @@ def test_a_resumed_run_is_timed_from_where_it_went_on(caplog):
 
 def test_a_run_from_another_runs_weights_starts_at_zero(caplog):
     assert logged(caplog, [400, *range(51)], 1.0) == ["update 50 of 1000 (5%), 1.00 s/update, 15 min 50 s left"]
+
+
+def test_an_update_that_is_told_twice_takes_no_time(caplog):
+    assert logged(caplog, [400, 400, *range(401, 451)], 1.0)[-1].startswith("update 450 of 1000 (45%), 1.02 s/update")

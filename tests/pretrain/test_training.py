@@ -4,9 +4,12 @@
 import json
 import random
 import re
+import shutil
 import time
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from headrace.checkpoint import from_fairseq
@@ -114,6 +117,53 @@ def test_callers_mistake_gives_one_line_before_the_first_update(trainer, overrid
     training = trainer.start(**overrides)
     assert training.wait() == 2
     assert line in training.log.rstrip().splitlines()[-1]
+    assert "Traceback" not in training.log
+
+
+def test_an_earlier_run_of_other_data_or_settings_is_not_gone_on_with(trainer, minute_corpus, corpus_of):
+    first = trainer.start(optimization__max_update=2)
+    first.finish()
+    whole = first.last_checkpoint.read_bytes()
+    other = corpus_of(trainer.folder / "other", {"train": [0.5] * 12})
+    for changes, told in (
+        ({"task__data": other}, f"task.data is {minute_corpus} there, {other} here"),
+        ({"criterion__loss_weights": "[0.1,10]"}, "criterion.loss_weights is [0.5, 1.0] there, [0.1, 10.0] here"),
+    ):
+        training = trainer.start(optimization__max_update=4, **changes)
+        assert training.wait() == 2
+        last_line = training.log.rstrip().splitlines()[-1]
+        assert last_line.startswith("headrace_fairseq: ")
+        assert told in last_line
+        assert "Traceback" not in training.log
+    assert first.last_checkpoint.read_bytes() == whole
+    moved = trainer.folder / "moved (copy), é=1 & #2"  # quoted as pretrain/README.md says
+    shutil.copytree(minute_corpus, moved)
+    (moved / "train.tsv").write_text((moved / "train.tsv").read_text().replace(str(minute_corpus), str(moved)))
+    assert num_updates(trainer.start(optimization__max_update=4, task__data=f'"{moved}"').finish()) == 4
+    training = trainer.start(optimization__max_update=6, task__data=other, checkpoint__reset_dataloader="true")
+    assert num_updates(training.finish()) == 6
+
+
+def test_one_bad_file_that_is_a_batch_of_its_own_is_left_out(trainer, corpus_of):
+    folder = corpus_of(trainer.folder / "corpus", {"train": [1.0] + [0.5] * 6})
+    soundfile.write(folder / "audio" / "train0.flac", np.zeros(160), 16000)
+    training = trainer.start(task__data=folder, dataset__max_tokens=16000, optimization__max_update=6)
+    assert num_updates(training.finish()) == 6
+    assert training.log.count("/train0.flac is left out") == 1
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_too_many_bad_files_end_the_run_with_one_line(trainer, corpus_of, num_workers):
+    folder = corpus_of(trainer.folder / "corpus", {"train": [0.5] * 24})
+    for i in (3, 17):
+        samples, rate = soundfile.read(folder / "audio" / f"train{i}.flac", dtype="float32")
+        soundfile.write(folder / "audio" / f"train{i}.flac", samples[:160], rate)
+    training = trainer.start(task__data=folder, dataset__num_workers=num_workers, optimization__max_update=200)
+    assert training.wait() == 2
+    assert re.search(
+        r"2 of 24 utterances are bad, more than 1 %, the last: .*/train(3|17)\.flac", training.log.splitlines()[-1]
+    )
+    assert training.log.count("/train3.flac is left out: 160 samples, at least") == 1
     assert "Traceback" not in training.log
 
 
