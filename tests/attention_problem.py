@@ -46,7 +46,7 @@ class Problem:
             count = num_blocks(frames, self.reach)
             shape = (*shape[:2], count, self.reach.rows, case["D"])
             queries = (*shape[:3], self.reach.hop, case["D"]) if case.get("final") else shape
-        self.inputs = [_tensor(s, self.dtype, case["memory"]).to(device) for s in (queries, shape, shape, queries)]
+        self.inputs = [_tensor(s, self.dtype, case["memory"], device) for s in (queries, shape, shape, queries)]
         edge = max(frames - 1, 0) if case["lengths"] == "on the edge" else None
         draw = torch.randint(0, frames + 1, (case["items"],)) if edge is None else torch.full((case["items"],), edge)
         self.lengths = None if case["lengths"] == "whole" else draw.to(device)
@@ -94,15 +94,19 @@ def _resolve(case: dict[str, Any]) -> tuple[int, int, int | None]:
     return frames, ahead, frames + 5 if back == "T+5" else back
 
 
-def _tensor(shape: tuple[int, ...], dtype: torch.dtype, memory: str) -> torch.Tensor:
+def _tensor(shape: tuple[int, ...], dtype: torch.dtype, memory: str, device: str) -> torch.Tensor:
     """Random numbers [N, H, ..., D]; unit stride in D, whatever else."""
+
+    def random(*sizes: int) -> torch.Tensor:
+        return torch.randn(sizes).to(device, dtype)
+
     if memory == "heads inside":
-        return torch.randn(shape[0], *shape[2:-1], shape[1], shape[-1]).to(dtype).movedim(-2, 1)
+        return random(shape[0], *shape[2:-1], shape[1], shape[-1]).movedim(-2, 1)
     if memory == "every other":
-        return torch.randn(*shape[:2], 2 * shape[2], *shape[3:]).to(dtype)[:, :, ::2]
+        return random(*shape[:2], 2 * shape[2], *shape[3:])[:, :, ::2]
     if memory == "expanded":
-        return torch.randn(1, 1, *shape[2:]).to(dtype).expand(shape)
-    return torch.randn(shape).to(dtype)
+        return random(1, 1, *shape[2:]).expand(shape)
+    return random(*shape)
 
 
 def plain(

@@ -44,11 +44,9 @@ HEADRACE_DEVICE uint32_t shared_address(const void* p) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-// 16 bytes from global to shared memory, or 16 zeros.
-HEADRACE_DEVICE void copy16_async(void* to, const void* from, bool exists) {
-    const int bytes = exists ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
-                 "r"(bytes));
+// 16 bytes from global to shared memory.
+HEADRACE_DEVICE void copy16_async(void* to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from));
 }
 HEADRACE_DEVICE void wait_for_copies() {
     asm volatile("cp.async.commit_group;\ncp.async.wait_group 0;" ::: "memory");

@@ -56,8 +56,11 @@ HEADRACE_DEVICE void load_rows(Element* to, int count, int features, bool aligne
         const Element* source = from(row);
         Element* place = to + row * Rows::kStride + column;
         if (aligned) {
-            const bool exists = source != nullptr && column < features;
-            copy16_async(place, exists ? source + column : nullptr, exists);
+            if (source != nullptr && column < features) {
+                copy16_async(place, source + column);
+            } else {
+                *reinterpret_cast<uint4*>(place) = uint4{0, 0, 0, 0};
+            }
         } else {
             for (int i = 0; i < Rows::kPerPiece; ++i) {
                 place[i] = source != nullptr && column + i < features ? source[column + i] : Element{0};

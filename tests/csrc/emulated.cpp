@@ -70,6 +70,10 @@ struct Given {
     }
 };
 
+extern "C" int emulated_quotient(int64_t divisor, int n) {
+    return Divisor::of(divisor).quotient(n);
+}
+
 extern "C" int emulated_forward(const Given* given) {
     const Planned<Forward> planned(Forward{given->attention(), given->writing(3), given->log_sums});
     const Attention& of = planned.call.of;

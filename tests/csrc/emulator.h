@@ -123,16 +123,11 @@ inline void barrier() {
     Emulator::now().meet_all();
 }
 
-inline void copy16_async(void* to, const void* from, bool exists) {
-    if (reinterpret_cast<uintptr_t>(to) % 16 != 0 ||
-        (exists && reinterpret_cast<uintptr_t>(from) % 16 != 0)) {
+inline void copy16_async(void* to, const void* from) {
+    if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0) {
         throw std::runtime_error("a copy of 16 bytes is not aligned");
     }
-    if (exists) {
-        std::memcpy(to, from, 16);
-    } else {
-        std::memset(to, 0, 16);
-    }
+    std::memcpy(to, from, 16);
 }
 inline void wait_for_copies() {}
 

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CUDA kernels' own code, run on the host thread by thread (emulator.h), against the torch path in float64."""
 
+import ctypes
 import shutil
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import emulated_kernels
 from attention_problem import OF_BLOCKS, PARAMETERS, Problem, check, name_of
@@ -57,6 +60,14 @@ def check_case(kernels, op, case):
     torch.manual_seed(len(name_of(case)))
     problem = Problem(op, case)
     check(problem, problem.run(attention(kernels)), problem.torch(torch.float64), problem.plain(), least=0.03)
+
+
+@given(st.integers(1, 2**31 - 1), st.integers(0, 2**31 - 1))
+@example(2**31 - 1, 2**31 - 1)
+@example(1, 2**31 - 1)
+@example(2**30 + 1, 2**31 - 1)
+def test_division_by_multiplication_is_exact(kernels, divisor, n):
+    assert kernels.emulated_quotient(ctypes.c_int64(divisor), n) == n // divisor
 
 
 @pytest.mark.parametrize("case", CASES["sa"], ids=name_of)
