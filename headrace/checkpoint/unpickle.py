@@ -8,6 +8,7 @@ refused by name.
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
 import warnings
@@ -80,6 +81,8 @@ def plain(value: object) -> Any:
     if isinstance(value, Inert):
         fields = vars(value)
         return plain(fields.get("_content", fields.get("_val", fields)))
+    if isinstance(value, argparse.Namespace):  # itself, where the process has told torch that it is safe
+        return plain(vars(value))
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items() if key != "args" or item}
     if isinstance(value, list | tuple):

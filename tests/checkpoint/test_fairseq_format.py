@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """fairseq's format, written and read without fairseq; test_fairseq_itself.py holds it against fairseq."""
 
+import argparse
 import pickle
 import subprocess
 import sys
@@ -23,7 +24,8 @@ def test_round_trip_through_fairseqs_format(mixer, tmp_path):
     assert torch.equal(encoder(waveforms).last_hidden_state, again(waveforms).last_hidden_state)
 
 
-def test_old_checkpoints_with_a_namespace_of_arguments_are_read(tmp_path):
+@pytest.mark.parametrize("safe", [[], [argparse.Namespace]], ids=["unknown to torch", "safe for torch"])
+def test_old_checkpoints_with_a_namespace_of_arguments_are_read(tmp_path, safe):
     script = (
         "import argparse, sys, torch\n"
         "content = torch.load(sys.argv[1], weights_only=True)\n"
@@ -34,7 +36,8 @@ def test_old_checkpoints_with_a_namespace_of_arguments_are_read(tmp_path):
     encoder = small_encoder(torch.float32, mixer="full", positions="conv", look_ahead=0, look_back=None)
     to_fairseq(encoder, tmp_path / "old.pt")
     subprocess.run([sys.executable, "-c", script, tmp_path / "old.pt"], check=True)
-    again = from_fairseq(tmp_path / "old.pt")
+    with torch.serialization.safe_globals(safe):  # as downstream's compat and others leave it
+        again = from_fairseq(tmp_path / "old.pt")
     assert again.config == encoder.config
 
 

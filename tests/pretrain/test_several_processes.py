@@ -28,6 +28,7 @@ def train_in_two_processes(trainer, tmp_path, *overrides):
     )
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_line_of_one_process(trainer, tmp_path):
     done = train_in_two_processes(trainer, tmp_path, "model.mixer=typo")
     assert done.returncode != 0

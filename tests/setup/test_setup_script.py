@@ -35,7 +35,7 @@ def checkout(tmp_path, repository) -> Iterator[Path]:
     folder = tmp_path / "a checkout"
     (folder / ".ci").mkdir(parents=True)
     (folder / "csrc").mkdir()
-    for name in (".ci/setup", "requirements.lock", "pyproject.toml", "setup.py", "csrc/sa.cpp"):
+    for name in (".ci/setup", "requirements.lock", "pyproject.toml", "setup.py", "csrc/operations.cpp"):
         shutil.copy(repository / name, folder / name)
     (folder / "python3.11").write_text(STAND_IN)
     (folder / "python3.11").chmod(0o755)
@@ -138,7 +138,7 @@ def test_two_at_once_make_one_environment(checkout):
 
 @pytest.mark.parametrize(
     ("changed", "made"),
-    [("requirements.lock", 2), ("pyproject.toml", 1), ("setup.py", 1), ("csrc/sa.cpp", 1)],
+    [("requirements.lock", 2), ("pyproject.toml", 1), ("setup.py", 1), ("csrc/operations.cpp", 1)],
     ids=[
         "a new lock: all again",
         "new metadata: the project alone",
