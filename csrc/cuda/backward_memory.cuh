@@ -13,9 +13,8 @@ struct BackwardTraits {
     static constexpr int kFeatures = kFeatures_;
     static constexpr int kStride = RowsOf<Element, kFeatures>::kStride;
     static constexpr int kChunk = sizeof(Element) == 2 || kFeatures <= 64 ? 64 : kFeatures <= 96 ? 32 : 16;
-    // Bounds the registers of a thread, 0 leaves that to nvcc: each as it compiles without spills, for most
-    // thread blocks.
-    static constexpr int kBlocksOfProcessor = kFeatures <= 32 ? 3 : kFeatures <= 64 ? 0 : 2;
+    // Bounds the registers of a thread: as it compiles without spills for every type and architecture.
+    static constexpr int kBlocksOfProcessor = kFeatures <= 32 ? 3 : 2;
     static constexpr bool kBothAtOnce =
         kFeatures <= 64;  // dK and dV in one pass: sums of more fill the registers
     static constexpr int kColumnBytes = 5 * 4 * kChunk;
