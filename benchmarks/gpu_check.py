@@ -10,6 +10,7 @@ that says why; without a GPU everything up to the first use of one is done.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -41,6 +42,7 @@ def nothing() -> str | None:
     return None
 
 
+@functools.cache
 def no_gpu() -> str | None:
     """Whether torch sees a GPU, asked in a process of its own."""
     code = "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 1)"

@@ -170,6 +170,32 @@ def check(problem: Problem, got: Results, truth: Results, peer: Results | None =
         assert error <= most, f"{name}: relative error {error:.2g}, at most {most:.2g}"
 
 
+REACHES_OF_TICKS = [Band(3, 20), Band(0, 80), Blocks(3, 9), Blocks(2, 70, 4), Blocks(2, 6, 4, True)]
+
+
+def check_ticks(step: Callable[..., torch.Tensor], reach: Band | Blocks, dtype: torch.dtype, device: str) -> None:
+    """Twelve ticks of two of three streams by ``step``, called as ops.sa_step is: the torch path's frames and rings."""
+    band = isinstance(reach, Band)
+    rows = 9 if band else reach.rows
+    frames = reach.look_back + (reach.look_ahead + rows if band else reach.hop)
+
+    def given(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, 40, device=device).to(dtype)
+
+    rings = given(3, 2, frames), given(3, 2, frames), torch.zeros(3, dtype=torch.int64, device=device)
+    ours, theirs = ([x.clone() for x in rings] for _ in range(2))
+    slots = torch.tensor([2, 0], device=device)
+    for tick in range(12):
+        q, k, v = (given(2, 2, rows) for _ in range(3))
+        lengths = None if tick < 11 else ours[2][slots] + torch.tensor([2, 10**6], device=device)
+        got = step(q, k, v, *ours, slots, reach, lengths)
+        with ops.backend("torch"):
+            truth = (ops.sa_step if band else ops.llsa_step)(q, k, v, *theirs, slots, reach, lengths)
+        assert torch.allclose(got, truth, atol=1e-5 if dtype == torch.float32 else 1e-2)
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.equal(a, b)
+
+
 def name_of(case: dict[str, Any]) -> str:
     words = [f"{k}{str(v).removeprefix('torch.')}" for k, v in case.items() if not isinstance(v, bool)]
     return "-".join(words + [k for k, v in case.items() if v is True])

@@ -9,8 +9,7 @@
 // what counts at the window sizes of speech is bytes moved, and those are nearly the same.
 //
 // Tile         a thread block of 4 warps, 16 of its own rows a warp; the other side's rows pass by, kChunk at
-// a
-//              time, and a warp touches only the groups of 16 that its rows see, or are seen by
+//              a time, and a warp touches only the groups of 16 that its rows see, or are seen by
 // Loads        all threads, by 16-byte asynchronous copies; rows that do not exist are zeros
 // Shared       2 (64 + kChunk) rows of kFeatures numbers and 16 bytes, and 5 numbers for each passing query:
 //              37 KB for 64 16-bit features, 70 KB for 128; 71 KB and 83 KB in fp32
@@ -24,7 +23,7 @@ namespace headrace::cuda {
 
 // One thread block of the grid.
 template <typename Traits>
-HEADRACE_DEVICE void backward_tile(const Planned<Backward>& planned, void* shared) {
+HEADRACE_DEVICE void compute_tile(const Planned<Backward>& planned, void* shared) {
     if (tile_of_head(planned.plan) < planned.plan.tiles) {
         backward_queries<Traits>(planned, shared);
     } else {

@@ -58,7 +58,7 @@ class KeyGradient {
             const Element* group_grads = grads + first * Traits::kStride;
             Square weights, products;
             Product::multiply(keys_, group_queries, weights);
-            Product::multiply(values_, group_grads, products);
+            if (kOfKeys) Product::multiply(values_, group_grads, products);
             grad_of_scores(columns, first, weights, products);
             if (kOfValues) Product::accumulate(value_sums_, weights, group_grads);
             if (kOfKeys) Product::accumulate(key_sums_, products, group_queries);
@@ -80,7 +80,7 @@ class KeyGradient {
     HEADRACE_DEVICE static int first_row() { return thread() / kWarp * 16; }
     HEADRACE_DEVICE static int lane() { return thread() % kWarp; }
 
-    // k . q and v . dO -> P and dS, in place.
+    // k . q and v . dO -> P and, where dK is wanted, dS: in place.
     HEADRACE_DEVICE void grad_of_scores(const Columns& columns, int first, Square& weights,
                                         Square& products) const {
         const float scale = score_scale(plan_);
@@ -92,7 +92,7 @@ class KeyGradient {
                               frames_[half] >= columns.first_seen[column];
             const float score = weights[e] * scale + (seen ? bias(half, columns.frame[column]) : 0);
             weights[e] = seen ? power_of_2(score - columns.log_sum[column]) : 0;
-            products[e] = seen ? weights[e] * (products[e] - columns.delta[column]) : 0;
+            if (kOfKeys) products[e] = seen ? weights[e] * (products[e] - columns.delta[column]) : 0;
         }
     }
 

@@ -9,16 +9,18 @@ namespace headrace::cuda {
 
 template <typename Element_, int kFeatures_>
 struct BackwardTraits {
+    using Call = Backward;
     using Element = Element_;
     static constexpr int kFeatures = kFeatures_;
     static constexpr int kStride = RowsOf<Element, kFeatures>::kStride;
     static constexpr int kChunk = sizeof(Element) == 2 || kFeatures <= 64 ? 64 : kFeatures <= 96 ? 32 : 16;
     // Bounds the registers of a thread: as it compiles without spills for every type and architecture.
     static constexpr int kBlocksOfProcessor = kFeatures <= 32 ? 3 : 2;
-    static constexpr bool kBothAtOnce =
-        kFeatures <= 64;  // dK and dV in one pass: sums of more fill the registers
+    // dK and dV in one pass; sums of more features would fill the registers.
+    static constexpr bool kBothAtOnce = kFeatures <= 64;
     static constexpr int kColumnBytes = 5 * 4 * kChunk;
     static constexpr int kSharedBytes = 2 * (kTileRows + kChunk) * kStride * sizeof(Element) + kColumnBytes;
+    HEADRACE_BOTH static int tiles(const Plan& plan) { return plan.backward_tiles(); }  // of a head
 };
 
 // Pointers into shared memory: two tensors' rows of this side, two of the other.
@@ -37,12 +39,12 @@ struct BackwardMemory {
     }
 };
 
-// The grid: of each head of each item, the queries' tiles come first, then the keys'.
+// What this thread block computes: a tile of one head of one item.
 HEADRACE_DEVICE int row_of_heads(const Plan& plan) {
-    return block() / (plan.tiles + plan.key_tiles);
+    return block() / plan.backward_tiles();
 }
 HEADRACE_DEVICE int tile_of_head(const Plan& plan) {
-    return block() % (plan.tiles + plan.key_tiles);
+    return block() % plan.backward_tiles();
 }
 
 }  // namespace headrace::cuda

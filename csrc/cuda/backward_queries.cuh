@@ -118,7 +118,6 @@ HEADRACE_DEVICE void backward_queries(const Planned<Backward>& planned, void* sh
     const auto source = [&](const View<const void>& view) {
         return Source<const Element>(view, tile.item, tile.head, plan.features);
     };
-    const Source<const Element> k = source(call.of.k), v = source(call.of.v);
 
     const bool any = tile.query(plan, 0).exists;
     if (any) {
@@ -128,14 +127,10 @@ HEADRACE_DEVICE void backward_queries(const Planned<Backward>& planned, void* sh
     }
     barrier();
     QueryGradient<Traits> gradient(planned, tile, memory.first_own, memory.second_own, source(call.y));
-    for (int begin = 0; any && begin < tile.keys; begin += Traits::kChunk) {
-        const int end = tile.keys - begin < Traits::kChunk ? tile.keys : begin + Traits::kChunk;
-        load_keys<kFeatures>(memory.first_other, plan, tile, k, begin, end);
-        load_keys<kFeatures>(memory.second_other, plan, tile, v, begin, end);
-        wait_for_copies();
-        barrier();
-        gradient.visit(memory.first_other, memory.second_other, begin, end);
-        barrier();
+    if (any) {
+        pass_keys<Traits>(
+            memory.first_other, memory.second_other, plan, tile, source(call.of.k), source(call.of.v),
+            [&](int begin, int end) { gradient.visit(memory.first_other, memory.second_other, begin, end); });
     }
     gradient.finish(memory.first_own);
     store_queries<kFeatures>(memory.first_own, plan, tile,

@@ -22,6 +22,7 @@ namespace headrace::cuda {
 
 template <typename Element_, int kFeatures_>
 struct ForwardTraits {
+    using Call = Forward;
     using Element = Element_;
     static constexpr int kFeatures = kFeatures_;
     static constexpr int kStride = RowsOf<Element, kFeatures>::kStride;
@@ -30,6 +31,7 @@ struct ForwardTraits {
     static constexpr int kGroups = kFeatures <= 96 ? 10 : 8;  // of 16 keys, held in registers at once
     static constexpr int kSharedBytes = (kTileRows + 2 * kChunk) * kStride * sizeof(Element);
     static_assert(kChunk % 16 == 0, "keys come in groups of 16");
+    HEADRACE_BOTH static int tiles(const Plan& plan) { return plan.tiles; }  // of a head
 };
 
 // The rows of one warp and their running softmax.
@@ -37,7 +39,6 @@ template <typename Traits>
 class ForwardWarp {
     using Element = typename Traits::Element;
     using Product = Products<Element, Traits::kFeatures>;
-    static constexpr int kBlocksOfProcessor = 2;  // bounds the registers of a thread
     static constexpr int kGroups = Traits::kGroups;
 
   public:
@@ -155,7 +156,7 @@ class ForwardWarp {
 
 // One thread block of the grid.
 template <typename Traits>
-HEADRACE_DEVICE void forward_tile(const Planned<Forward>& planned, void* shared) {
+HEADRACE_DEVICE void compute_tile(const Planned<Forward>& planned, void* shared) {
     using Element = typename Traits::Element;
     constexpr int kFeatures = Traits::kFeatures;
     const Forward& call = planned.call;
@@ -167,7 +168,6 @@ HEADRACE_DEVICE void forward_tile(const Planned<Forward>& planned, void* shared)
     const auto source = [&](const View<const void>& view) {
         return Source<const Element>(view, tile.item, tile.head, plan.features);
     };
-    const Source<const Element> k = source(call.of.k), v = source(call.of.v);
 
     const bool any = tile.query(plan, 0).exists;
     if (any) {
@@ -176,14 +176,9 @@ HEADRACE_DEVICE void forward_tile(const Planned<Forward>& planned, void* shared)
     }
     barrier();
     ForwardWarp<Traits> warp(plan, tile, rows);
-    for (int begin = 0; any && begin < tile.keys; begin += Traits::kChunk) {
-        const int end = tile.keys - begin < Traits::kChunk ? tile.keys : begin + Traits::kChunk;
-        load_keys<kFeatures>(keys, plan, tile, k, begin, end);
-        load_keys<kFeatures>(values, plan, tile, v, begin, end);
-        wait_for_copies();
-        barrier();
-        warp.visit(plan, tile, keys, values, begin, end);
-        barrier();
+    if (any) {
+        pass_keys<Traits>(keys, values, plan, tile, source(call.of.k), source(call.of.v),
+                          [&](int begin, int end) { warp.visit(plan, tile, keys, values, begin, end); });
     }
 
     // Rows of frames that do not exist saw nothing: their sums are zero.

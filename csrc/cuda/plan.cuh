@@ -88,8 +88,9 @@ struct Plan {
         const int64_t given = lengths[item];
         return given < 0 ? 0 : given < frames ? static_cast<int>(given) : frames;
     }
+    // Of a head, backward: those of query rows come first.
+    HEADRACE_BOTH int backward_tiles() const { return tiles + key_tiles; }
     HEADRACE_BOTH int block_of_query(int flat) const { return by_query_rows.quotient(flat); }
-    HEADRACE_BOTH int row_of_query(int flat) const { return by_query_rows.remainder(flat); }
 };
 
 // A call and its plan, as a kernel gets them.

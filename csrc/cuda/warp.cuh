@@ -111,6 +111,23 @@ HEADRACE_DEVICE void load_keys(Element* to, const Plan& plan, const Tile& tile,
                                    [&](int i) { return from.at_if_exists(tile.key(plan, begin + i)); });
 }
 
+// All of the tile's keys and values, Traits::kChunk at a time: `visit(begin, end)` when those numbered
+// [begin, end) lie in shared memory.
+template <typename Traits, typename Element, typename Visit>
+HEADRACE_DEVICE void pass_keys(Element* keys, Element* values, const Plan& plan, const Tile& tile,
+                               const Source<const Element>& k, const Source<const Element>& v,
+                               const Visit& visit) {
+    for (int begin = 0; begin < tile.keys; begin += Traits::kChunk) {
+        const int end = tile.keys - begin < Traits::kChunk ? tile.keys : begin + Traits::kChunk;
+        load_keys<Traits::kFeatures>(keys, plan, tile, k, begin, end);
+        load_keys<Traits::kFeatures>(values, plan, tile, v, begin, end);
+        wait_for_copies();
+        barrier();
+        visit(begin, end);
+        barrier();
+    }
+}
+
 // The tile's query rows of a tensor, by all threads; zeros for rows that do not exist.
 template <int kFeatures, typename Element>
 HEADRACE_DEVICE void load_queries(Element* to, const Plan& plan, const Tile& tile,

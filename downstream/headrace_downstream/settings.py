@@ -32,7 +32,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"-c {path}: expected a mapping with runner, optimizer and downstream_expert")
     base = config.pop("base", None)
-    return config if base is None else _merged(read_config(path.parent / base), config)
+    return config if base is None else merged(read_config(path.parent / base), config)
 
 
 def settle(expdir: Path, settings: dict[str, Any]) -> None:
@@ -60,7 +60,7 @@ def without_paths(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration less where its corpus lies."""
     datarc = config.get("downstream_expert", {}).get("datarc", {})
     kept = {key: value for key, value in datarc.items() if key not in PATHS}
-    return _merged(config, {"downstream_expert": {"datarc": None}}) | {"datarc": kept}
+    return merged(config, {"downstream_expert": {"datarc": None}}) | {"datarc": kept}
 
 
 def content_digest(path: str | None) -> str | None:
@@ -80,11 +80,12 @@ def _own_configs() -> list[str]:
     return [str(path.relative_to(HERE.parent)) for path in HERE.glob("*/config*.yaml")]
 
 
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The base with some values changed: mappings by their keys, all else, lists too, as a whole."""
     result = dict(base)
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = _merged(result[key], value) if both else value
+        result[key] = merged(result[key], value) if both else value
     return result
 
 

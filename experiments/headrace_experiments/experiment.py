@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from headrace_downstream.settings import merged
+
 TASKS = ("asr", "emotion")
 
 
@@ -113,15 +115,7 @@ def _content(path: Path, is_base: bool = False) -> Any:
     base = content.pop("base")
     if not isinstance(base, str):
         raise ValueError(f"{path}: base: expected the name of another file beside it, got {base!r}")
-    values = _content(path.parent / base, is_base=True)
-    return _changed(values, content)
-
-
-def _changed(values: Any, changes: Any) -> Any:
-    """The values with some changed: mappings by their keys, all else, lists too, as a whole."""
-    if not isinstance(values, dict) or not isinstance(changes, dict):
-        return changes
-    return values | {key: _changed(values.get(key), value) for key, value in changes.items()}
+    return merged(_mapping(base, _content(path.parent / base, is_base=True)), content)
 
 
 def _experiment(name: str, content: Any) -> Experiment:

@@ -74,16 +74,26 @@ extern "C" int emulated_quotient(int64_t divisor, int n) {
     return Divisor::of(divisor).quotient(n);
 }
 
-extern "C" int emulated_forward(const Given* given) {
-    const Planned<Forward> planned(Forward{given->attention(), given->writing(3), given->log_sums});
-    const Attention& of = planned.call.of;
+namespace {
+
+// As csrc/cuda/launch_tiles.cuh: one thread block a tile.
+template <template <typename, int> class TraitsOf, typename Call>
+int run_tiles(const Call& call) {
+    const Planned<Call> planned(call);
+    const Attention& of = call.of;
     return with_element(of.element, [&](auto element) {
-        return with_features<ForwardTraits, decltype(element)>(of.features, [&](auto traits) {
+        return with_features<TraitsOf, decltype(element)>(of.features, [&](auto traits) {
             using Traits = decltype(traits);
-            return run(of.items * of.heads * planned.plan.tiles, kThreads, Traits::kSharedBytes,
-                       [&](void* shared) { forward_tile<Traits>(planned, shared); });
+            return run(of.items * of.heads * Traits::tiles(planned.plan), kThreads, Traits::kSharedBytes,
+                       [&](void* shared) { compute_tile<Traits>(planned, shared); });
         });
     });
+}
+
+}  // namespace
+
+extern "C" int emulated_forward(const Given* given) {
+    return run_tiles<ForwardTraits>(Forward{given->attention(), given->writing(3), given->log_sums});
 }
 
 extern "C" int64_t emulated_bias_parts(const Given* given) {
@@ -91,18 +101,9 @@ extern "C" int64_t emulated_bias_parts(const Given* given) {
 }
 
 extern "C" int emulated_backward(const Given* given) {
-    using Call = headrace::cuda::Backward;
-    const Planned<Call> planned(Call{given->attention(), given->reading(3), given->reading(4),
-                                     given->log_sums, given->writing(5), given->writing(6), given->writing(7),
-                                     given->grad_bias_parts});
-    const Attention& of = planned.call.of;
-    return with_element(of.element, [&](auto element) {
-        return with_features<BackwardTraits, decltype(element)>(of.features, [&](auto traits) {
-            using Traits = decltype(traits);
-            return run(of.items * of.heads * (planned.plan.tiles + planned.plan.key_tiles), kThreads,
-                       Traits::kSharedBytes, [&](void* shared) { backward_tile<Traits>(planned, shared); });
-        });
-    });
+    return run_tiles<BackwardTraits>(headrace::cuda::Backward{
+        given->attention(), given->reading(3), given->reading(4), given->log_sums, given->writing(5),
+        given->writing(6), given->writing(7), given->grad_bias_parts});
 }
 
 // Sizes are streams, heads, query_rows, key_rows, features, ring frames; strides are item, head, row of q, k,

@@ -2,6 +2,7 @@
 """The CUDA kernels' own code, run on the host thread by thread (emulator.h), against the torch path in float64."""
 
 import ctypes
+import functools
 import shutil
 
 import pytest
@@ -10,10 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import emulated_kernels
-from attention_problem import OF_BLOCKS, PARAMETERS, Problem, check, name_of
+from attention_problem import OF_BLOCKS, PARAMETERS, REACHES_OF_TICKS, Problem, check, check_ticks, name_of
 from covering_array import covering_array
-from headrace import ops
-from headrace.reach import Band, Blocks
 
 SMALLER = {  # a thread is a fiber here: what each boundary needs, and no more
     "T": [0, 1, 2, 9, 63, 64, 65, 130],
@@ -80,23 +79,7 @@ def test_llsa_is_the_torch_path(kernels, case):
     check_case(kernels, "llsa", case)
 
 
-@pytest.mark.parametrize(
-    "reach", [Band(3, 20), Band(0, 80), Blocks(3, 9), Blocks(2, 70, 4), Blocks(2, 6, 4, True)], ids=str
-)
+@pytest.mark.parametrize("reach", REACHES_OF_TICKS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_ticks_are_the_torch_path(kernels, reach, dtype):
-    band = isinstance(reach, Band)
-    rows = 9 if band else reach.rows
-    frames = reach.look_back + (reach.look_ahead + rows if band else reach.hop)
-    keys, values = (torch.randn(3, 2, frames, 40).to(dtype) for _ in range(2))
-    slots, positions = torch.tensor([2, 0]), torch.zeros(3, dtype=torch.int64)
-    ours, theirs = ([x.clone() for x in (keys, values, positions)] for _ in range(2))
-    for tick in range(12):
-        q, k, v = (torch.randn(2, 2, rows, 40).to(dtype) for _ in range(3))
-        lengths = None if tick < 11 else ours[2][slots] + torch.tensor([2, 10**6])
-        got = emulated_kernels.step(kernels, q, k, v, *ours, slots, reach, lengths)
-        with ops.backend("torch"):
-            truth = (ops.sa_step if band else ops.llsa_step)(q, k, v, *theirs, slots, reach, lengths)
-        assert torch.allclose(got, truth, atol=1e-5 if dtype == torch.float32 else 1e-2)
-        for a, b in zip(ours, theirs, strict=True):
-            assert torch.equal(a, b)
+    check_ticks(functools.partial(emulated_kernels.step, kernels), reach, dtype, "cpu")

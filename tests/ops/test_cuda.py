@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from attention_problem import OF_BLOCKS, PARAMETERS, Problem, check, name_of
+from attention_problem import OF_BLOCKS, PARAMETERS, REACHES_OF_TICKS, Problem, check, check_ticks, name_of
 from covering_array import covering_array
 from headrace import ops
 from headrace.ops import native
@@ -118,27 +118,10 @@ def test_lengths_on_the_gpu_are_clamped():
     assert torch.equal(got[1], run(q, k, v)[1])
 
 
-@pytest.mark.parametrize(
-    "reach", [Band(3, 20), Band(0, 80), Blocks(3, 9), Blocks(2, 70, 4), Blocks(2, 6, 4, True)], ids=str
-)
+@pytest.mark.parametrize("reach", REACHES_OF_TICKS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_ticks_are_the_torch_path(reach, dtype):
-    band = isinstance(reach, Band)
-    rows = 9 if band else reach.rows
-    frames = reach.look_back + (reach.look_ahead + rows if band else reach.hop)
-    keys, values = (torch.randn(3, 2, frames, 40, device="cuda").to(dtype) for _ in range(2))
-    slots, positions = torch.tensor([2, 0], device="cuda"), torch.zeros(3, dtype=torch.int64, device="cuda")
-    ours, theirs = ([x.clone() for x in (keys, values, positions)] for _ in range(2))
-    step = ops.sa_step if band else ops.llsa_step
-    for tick in range(12):
-        q, k, v = (torch.randn(2, 2, rows, 40, device="cuda").to(dtype) for _ in range(3))
-        lengths = None if tick < 11 else ours[2][slots] + torch.tensor([2, 10**6], device="cuda")
-        got = step(q, k, v, *ours, slots, reach, lengths)
-        with ops.backend("torch"):
-            truth = step(q, k, v, *theirs, slots, reach, lengths)
-        assert torch.allclose(got, truth, atol=1e-5 if dtype == torch.float32 else 1e-2)
-        for a, b in zip(ours, theirs, strict=True):
-            assert torch.equal(a, b)
+    check_ticks(ops.sa_step if isinstance(reach, Band) else ops.llsa_step, reach, dtype, "cuda")
 
 
 @pytest.mark.parametrize("op", ["sa", "llsa"])
