@@ -70,6 +70,17 @@ def training(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def memory(results: dict[str, Any]) -> list[str]:
+    """Megabytes, and the peak as a multiple of the inputs."""
+    lines = ["| frames | q, k and v, MB | peak, MB | multiple |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {case['frames']} | {case['inputs_mb']:.0f} | {case['peak_mb']:.0f} | "
+        f"{sign(case['met'])}{case['ratio']:.2f} x, at most 3.5 x wanted |"
+        for case in results["cases"]
+    ]
+    return lines
+
+
 def gpu(results: dict[str, Any]) -> list[str]:
     """Microseconds and shares of what memory allows, then the targets."""
     lines = [
@@ -117,7 +128,7 @@ def where(results: dict[str, Any], name: str) -> str:
     )
 
 
-TABLES = {"attention_cpu": attention, "training_cpu": training, "gpu": gpu}
+TABLES = {"attention_cpu": attention, "training_cpu": training, "memory_cpu": memory, "gpu": gpu}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -25,6 +25,14 @@ STABLE_TORCH_LIBRARY_FRAGMENT(headrace, m) {
         "llsa_backward(Tensor grad_y, Tensor q, Tensor k, Tensor v, Tensor y, Tensor log_sums, "
         "Tensor? lengths, Tensor? bias, int look_ahead, int look_back, int hop, bool per_block) "
         "-> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias)");
+    // q, k and v [N, H, T, D]: the CPU's alone, since GPUs read them laid out as a view just as fast
+    m.def(
+        "llsa_first_layer(Tensor q, Tensor k, Tensor v, Tensor? lengths, Tensor? bias, int look_ahead, "
+        "int look_back, int hop) -> (Tensor y, Tensor log_sums)");
+    m.def(
+        "llsa_first_layer_backward(Tensor grad_y, Tensor q, Tensor k, Tensor v, Tensor y, Tensor log_sums, "
+        "Tensor? lengths, Tensor? bias, int look_ahead, int look_back, int hop) "
+        "-> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias)");
     m.def(
         "llsa_step(Tensor q, Tensor k, Tensor v, Tensor(a!) key_ring, Tensor(b!) value_ring, "
         "Tensor(c!) positions, Tensor slots, Tensor? lengths, int look_ahead, int look_back, int hop, "
@@ -33,6 +41,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(headrace, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(headrace, CPU, m) {
     HEADRACE_IMPLEMENT(m, Cpu);
+    m.impl("llsa_first_layer", TORCH_BOX(&Cpu::first_layer));
+    m.impl("llsa_first_layer_backward", TORCH_BOX(&Cpu::first_layer_backward));
 }
 
 }  // namespace headrace

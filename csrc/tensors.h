@@ -73,6 +73,15 @@ inline Attention attention_of(const Tensor& q, const Tensor& k, const Tensor& v,
     return of;
 }
 
+// The first layer of LLSA: q, k and v [N, H, T, D], y and its gradient [N, H, P, hop + look_ahead, D].
+inline Attention attention_of_frames(const Tensor& q, const Tensor& k, const Tensor& v,
+                                     const OptionalTensor& lengths, const OptionalTensor& bias,
+                                     int64_t look_ahead, int64_t look_back, int64_t hop) {
+    Attention of = attention_of(q, k, v, lengths, bias, Reach::band(look_ahead, look_back, hop));
+    of.channels = ChannelRows{(q.size(2) + hop - 1) / hop, hop, hop + look_ahead};
+    return of;
+}
+
 inline Step step_of(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,
                     const Tensor& key_ring, const Tensor& value_ring, const Tensor& positions,
                     const Tensor& slots, const OptionalTensor& lengths, const Reach& reach) {

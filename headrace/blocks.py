@@ -11,7 +11,8 @@ from headrace.config import EncoderConfig
 from headrace.mixers import MIXERS
 from headrace.ops.layout import lay_out
 from headrace.positions import Rotation
-from headrace.reach import Blocks, Reach
+from headrace.reach import Band, Blocks, Reach
+from headrace.streaming import Entries, Entry, Live, within
 
 
 class TransformerBlock(nn.Module):
@@ -40,12 +41,50 @@ class TransformerBlock(nn.Module):
         Under ``Blocks`` the first layer takes [N, T, C], in which all rows of a frame are one, and the last layer may
         give the final rows alone (``final_only``), [N, P, hop, C]: what no one reads is not computed.
         """
+        y = self.mixer(self._norm_before(x), lengths, reach, rotation, final_only)
+        return self._after_mixer(_residual(x, reach, final_only), y)
+
+    def entries(self, reach: Reach, hop: int, first_frame: int, is_first: bool) -> Entries:
+        """Live: what the mixer keeps, and under a ``Band`` the frames that wait for their look-ahead."""
+        entries = within("mixer", self.mixer.entries(reach, hop, first_frame, is_first))
+        if isinstance(reach, Band):
+            entries["waiting"] = Entry((reach.look_ahead, self.fc1.in_features))
+        return entries
+
+    def tick(
+        self,
+        x: torch.Tensor,
+        lengths: torch.Tensor,
+        reach: Reach,
+        rotations: tuple[Rotation, Rotation] | None,
+        live: Live,
+        is_first: bool = False,
+        final_only: bool = False,
+    ) -> torch.Tensor:
+        """Live: x [S, m, C], the next frames -> those look_ahead behind them; under ``Blocks`` a block's rows.
+
+        ``rotations``: of the frames that come out, and of those that come in. ``is_first``: of a block's rows the last
+        ``hop`` alone are new.
+        """
+        if isinstance(reach, Band):
+            asked = live.shift("waiting", x, 1)[:, : x.shape[1]]
+            normed = self._norm_before(asked), self._norm_before(x)
+            y = self.mixer.tick(*normed, lengths, reach, rotations, live.within("mixer"))
+            return self._after_mixer(asked, y)
+        assert isinstance(reach, Blocks)
+        new = self._norm_before(x[:, -reach.hop :] if is_first else x)
+        asked = new[:, : reach.hop] if final_only and not is_first else new
+        y = self.mixer.tick(asked, new, lengths, reach, rotations, live.within("mixer"), is_first, final_only)
+        return self._after_mixer(x[:, : reach.hop] if final_only else x, y)
+
+    def _norm_before(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mixer_norm(x) if self.norm_first else x
+
+    def _after_mixer(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        x = x + self._drop(y)
         if self.norm_first:
-            y = self.mixer(self.mixer_norm(x), lengths, reach, rotation, final_only)
-            x = _residual(x, reach, final_only) + self._drop(y)
             return x + self._drop(self._feed_forward(self.ffn_norm(x)))
-        y = self.mixer(x, lengths, reach, rotation, final_only)
-        x = self.mixer_norm(_residual(x, reach, final_only) + self._drop(y))
+        x = self.mixer_norm(x)
         return self.ffn_norm(x + self._drop(self._feed_forward(x)))
 
     def _feed_forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -4,10 +4,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from headrace import certificate_page
+from headrace.certificate import certify
+from headrace.checkpoint import load
+from headrace.checkpoint.files import written_whole
 from headrace.doctor import findings
 from headrace.export import export
 from headrace.mixers import MIXERS
@@ -28,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="headrace", description="Self-supervised speech encoders that run live.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_export(commands)
+    _add_latency(commands)
     _add_doctor(commands)
     return parser
 
@@ -55,6 +62,28 @@ def _export(options: argparse.Namespace) -> int:
     for name, said in exported.left_out.items():
         print(f"{name}: {said}")
     return 0
+
+
+def _add_latency(commands: Any) -> None:
+    command = commands.add_parser("latency", help="certificate: how late an encoder is, proved; how fast it runs here")
+    command.add_argument("folder", metavar="FOLDER", help="a portable folder")
+    command.add_argument("--output", metavar="FOLDER", help="where latency.json and latency.png go; beside the model")
+    command.add_argument("--seconds", type=float, default=10.0, help="audio to step through for speed; 0: none")
+    command.set_defaults(run=_latency)
+
+
+def _latency(options: argparse.Namespace) -> int:
+    certificate = certify(load(options.folder), options.seconds)
+    print("\n".join(certificate_page.lines(certificate)))
+    output = Path(options.output or options.folder)
+    output.mkdir(parents=True, exist_ok=True)
+    with written_whole(output / "latency.json") as partial:
+        partial.write_text(json.dumps(certificate.to_dict(), indent=1) + "\n", encoding="utf-8")
+    try:
+        certificate_page.draw(certificate, output / "latency.png")
+    except ValueError as error:
+        print(f"no picture: {error}", file=sys.stderr)
+    return 0 if certificate.holds else 1
 
 
 def _add_doctor(commands: Any) -> None:

@@ -135,12 +135,7 @@ class EncoderConfig:
                 f"attention_dropout must be 0 for {self.mixer} (all mixers train under the same regularisers), "
                 f"got {self.attention_dropout}; set it to 0."
             )
-        acausal = {
-            "positions='conv'": self.positions == "conv",
-            "conv_norm='group_norm'": self.conv_norm == "group_norm",
-            "normalize_waveform=True": self.normalize_waveform,
-        }
-        broken = [name for name, chosen in acausal.items() if chosen]
+        broken = acausal_parts(self)
         if broken and self.mixer not in ("full", "masked"):
             raise ValueError(
                 f"{', '.join(broken)} sees the whole utterance, which breaks the latency of mixer={self.mixer!r}; "
@@ -149,10 +144,19 @@ class EncoderConfig:
             )
 
 
+def acausal_parts(config: EncoderConfig) -> list[str]:
+    """What besides the mixer waits for the whole utterance, as settings."""
+    chosen = {
+        "positions='conv'": config.positions == "conv",
+        "conv_norm='group_norm'": config.conv_norm == "group_norm",
+        "normalize_waveform=True": config.normalize_waveform,
+    }
+    return [name for name, is_chosen in chosen.items() if is_chosen]
+
+
 def is_acausal(config: EncoderConfig) -> bool:
     """Whether any part of the encoder waits for the whole utterance."""
-    parts = config.positions == "conv" or config.conv_norm == "group_norm" or config.normalize_waveform
-    return parts or any(isinstance(reach, Everything) for reach in config.reaches)
+    return bool(acausal_parts(config)) or any(isinstance(reach, Everything) for reach in config.reaches)
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -13,9 +13,11 @@ from torch.nn import functional as F
 from headrace.blocks import TransformerBlock
 from headrace.config import EncoderConfig
 from headrace.frontend import WaveformFrontend
+from headrace.live import LiveEncoder
 from headrace.ops.layout import num_blocks, read_back, row_frames
 from headrace.positions import ConvolutionalPositions, Rotation, rotary
-from headrace.reach import Blocks, Reach, Stack
+from headrace.reach import Band, Blocks, Reach, Stack
+from headrace.streaming import Entries, Entry, Live, within
 
 INIT_STD = 0.02  # of the transformer's weights, as in BERT and wav2vec 2.0
 
@@ -117,6 +119,97 @@ class ContextEncoder(nn.Module):
             hidden_states.append(_blank(frames, past))
         return hidden_states
 
+    def entries(self, hop: int, first_frame: int, wants_all: bool) -> Entries:
+        """Live: what positions and layers keep, and what waits for others.
+
+        Args:
+            hop: frames of a tick.
+            first_frame: the number of the first tick's first frame.
+            wants_all: whether all hidden states are asked for, of the same frames.
+        """
+        reaches, width = self.config.reaches, self.config.embed_dim
+        entries: Entries = {}
+        if self.positions is not None:
+            entries |= within("positions", self.positions.entries())
+        if isinstance(reaches[0], Blocks):
+            entries["rows"] = Entry((reaches[0].look_ahead, width))
+            first_frame -= reaches[0].look_ahead
+        elif self.config.positions == "rotary":
+            entries["rotation"] = Entry((2, 1, sum(_waits(reaches)), width // self.config.num_heads // 2))
+        for i, (layer, reach) in enumerate(zip(self.layers, reaches, strict=True)):
+            assert isinstance(layer, TransformerBlock)
+            entries |= within(f"layers.{i}", layer.entries(reach, hop, first_frame, is_first=i == 0))
+            if wants_all and isinstance(reach, Band):
+                entries[f"aligned.{i}"] = Entry((sum(_waits(reaches[i:])), width))
+            first_frame -= _waits([reach])[0]
+        return entries
+
+    def tick(
+        self, x: torch.Tensor, first: torch.Tensor, lengths: torch.Tensor, live: Live, wants_all: bool
+    ) -> list[torch.Tensor]:
+        """Live: the next projected frames of some streams -> the frames that lie the stack's look-ahead behind them.
+
+        Args:
+            x: [S, m, C].
+            first: [S] int64, the number of the first frame; below 0 and from ``lengths`` [S] on, frames do not exist.
+
+        Returns:
+            L+1 tensors [S, m, C], all of the same frames, or the last layer's alone.
+        """
+        m = x.shape[1]
+        frames = first[:, None] + torch.arange(m, device=x.device)
+        x = _blank(x, (frames < 0) | (frames >= lengths[:, None]))
+        if self.positions is not None:
+            x = self.positions.tick(x, live.within("positions"))
+        if not self.config.norm_first:
+            x = self.norm(x)
+        if isinstance(self.config.reaches[0], Blocks):
+            return self._tick_blocks(x, first, lengths, live, wants_all)
+        return self._tick_bands(x, frames, lengths, live, wants_all)
+
+    def _tick_blocks(
+        self, x: torch.Tensor, first: torch.Tensor, lengths: torch.Tensor, live: Live, wants_all: bool
+    ) -> list[torch.Tensor]:
+        blocks = self.config.reaches[0]
+        assert isinstance(blocks, Blocks)
+        rows = live.shift("rows", x, 1)
+        rotation = self._rotation_of(
+            (first - blocks.look_ahead)[:, None] + torch.arange(blocks.rows, device=x.device), x
+        )
+        hidden_states = [rows[:, : blocks.hop]]
+        for i, layer in enumerate(self.layers):
+            is_first, final_only = i == 0, i == len(self.layers) - 1
+            rotations = None
+            if rotation is not None:
+                new = rotation.rows(blocks.look_ahead, blocks.hop) if is_first else rotation
+                rotations = new.first_rows(blocks.hop) if final_only and not is_first else new, new
+            assert isinstance(layer, TransformerBlock)
+            rows = layer.tick(
+                rows, lengths, blocks, rotations, live.within(f"layers.{i}"), is_first=is_first, final_only=final_only
+            )
+            hidden_states.append(rows[:, : blocks.hop])
+        return hidden_states if wants_all else hidden_states[-1:]
+
+    def _tick_bands(
+        self, x: torch.Tensor, frames: torch.Tensor, lengths: torch.Tensor, live: Live, wants_all: bool
+    ) -> list[torch.Tensor]:
+        m, reaches = x.shape[1], self.config.reaches
+        rotation = self._rotation_of(frames, x)
+        if rotation is not None:  # of every frame that some layer still waits for
+            rotation = Rotation(*live.shift("rotation", torch.stack(tuple(rotation), 1), 3).unbind(1))
+        behind = sum(_waits(reaches))
+        hidden_states = []
+        for i, (layer, reach) in enumerate(zip(self.layers, reaches, strict=True)):
+            assert isinstance(reach, Band) and isinstance(layer, TransformerBlock)
+            if wants_all:
+                hidden_states.append(live.shift(f"aligned.{i}", x, 1)[:, :m])
+            rotations = None
+            if rotation is not None:
+                rotations = rotation.rows(behind - reach.look_ahead, m), rotation.rows(behind, m)
+            x = layer.tick(x, lengths, reach, rotations, live.within(f"layers.{i}"))
+            behind -= reach.look_ahead
+        return [*hidden_states, x]
+
     def output(self, hidden_states: list[torch.Tensor], lengths: torch.Tensor | None = None) -> torch.Tensor:
         """The result of the stack, [N, T, C]: the last hidden state, normalised with norm_first (wav2vec 2.0 LARGE)."""
         if not self.config.norm_first:
@@ -139,8 +232,19 @@ class ContextEncoder(nn.Module):
             frames = row_frames(blocks, num_blocks(num_frames, blocks), x.device)
         return rotary(frames, self.config.embed_dim // self.config.num_heads, x.dtype)
 
+    def _rotation_of(self, frames: torch.Tensor, x: torch.Tensor) -> Rotation | None:
+        """Live: of frames [S, m], for all heads."""
+        if self.config.positions != "rotary":
+            return None
+        return Rotation(*(y[:, None] for y in rotary(frames, self.config.embed_dim // self.config.num_heads, x.dtype)))
+
     def _skips_layer(self) -> bool:
         return self.training and self.config.layerdrop > 0 and bool(torch.rand(()) < self.config.layerdrop)
+
+
+def _waits(reaches: Sequence[Reach]) -> list[int]:
+    """The frames that each layer waits for by itself: the look-ahead of bands, which adds up."""
+    return [reach.look_ahead if isinstance(reach, Band) else 0 for reach in reaches]
 
 
 def _past(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor | None:
@@ -153,7 +257,7 @@ def _blank(x: torch.Tensor, past: torch.Tensor | None) -> torch.Tensor:
     return x if past is None else x.masked_fill(past[..., None], 0)
 
 
-class SpeechEncoder(nn.Module):
+class SpeechEncoder(LiveEncoder):
     """Waveforms -> hidden states, in three named parts that training objectives can reach between.
 
     >>> conv_layers = [[32, 10, 5], [32, 8, 8]]

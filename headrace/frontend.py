@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from headrace.streaming import Entries, Entry, Live, within
+
 
 class FrameLayerNorm(nn.LayerNorm):
     """LayerNorm over the channels of each frame; [N, C, T] in and out. Streams."""
@@ -52,6 +54,15 @@ class ConvolutionLayer(nn.Module):
         y = self.conv(x)
         return F.gelu(y if self.norm is None else self.norm(y, lengths))
 
+    def entries(self) -> Entries:
+        """Live: the inputs that the next window shares with those before it."""
+        return {"inputs": Entry((self.conv.in_channels, max(0, self.kernel - self.stride)))}
+
+    def tick(self, x: torch.Tensor, live: Live) -> torch.Tensor:
+        """Live: the next inputs [S, C, n * stride] -> n frames, the last of which ends with the last input."""
+        x = live.shift("inputs", x, -1)[..., max(0, self.stride - self.kernel) :]
+        return self(x, None)
+
     def num_frames(self, lengths: torch.Tensor) -> torch.Tensor:
         """Output frames for a number of input frames; too short an input has none."""
         return torch.div(lengths - self.kernel, self.stride, rounding_mode="floor").add(1).clamp(min=0)
@@ -93,6 +104,22 @@ class WaveformFrontend(nn.Module):
             assert isinstance(layer, ConvolutionLayer)
             lengths = None if lengths is None else layer.num_frames(lengths)
             x = layer(x, lengths)
+        return x.mT
+
+    def entries(self) -> Entries:
+        """Live: what its convolutions keep."""
+        entries: Entries = {}
+        for i, layer in enumerate(self.conv_layers):
+            assert isinstance(layer, ConvolutionLayer)
+            entries |= within(f"{i}", layer.entries())
+        return entries
+
+    def tick(self, samples: torch.Tensor, live: Live) -> torch.Tensor:
+        """Live: the next samples [S, n * stride_samples] -> [S, n, C]; the last frame's window ends with the last."""
+        x = samples[:, None, :]
+        for i, layer in enumerate(self.conv_layers):
+            assert isinstance(layer, ConvolutionLayer)
+            x = layer.tick(x, live.within(f"{i}"))
         return x.mT
 
     def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:

@@ -13,12 +13,16 @@ from torch.nn.utils import parametrizations
 
 from headrace.ops.layout import read_back
 from headrace.reach import Blocks
+from headrace.streaming import Entries, Entry, Live
 
 ROTARY_BASE = 10000.0
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines of the rotary angles, [..., D/2], one row for each frame or (block, row)."""
+    """Cosines and sines of the rotary angles, [..., D/2], one row for each frame or (block, row).
+
+    Live, [S, 1, rows, D/2]: streams are at different frames.
+    """
 
     cos: torch.Tensor
     sin: torch.Tensor
@@ -26,6 +30,10 @@ class Rotation(NamedTuple):
     def first_rows(self, count: int) -> Rotation:
         """Of the first ``count`` frames, or of the first rows of each block."""
         return Rotation(self.cos[..., :count, :], self.sin[..., :count, :])
+
+    def rows(self, first: int, count: int) -> Rotation:
+        """Of ``count`` rows from ``first`` on."""
+        return Rotation(*(x[..., first : first + count, :] for x in self))
 
     def of_frames(self, blocks: Blocks, num_frames: int) -> Rotation:
         """Of frames, from that of rows [P, hop+A, D/2]."""
@@ -60,10 +68,20 @@ class ConvolutionalPositions(nn.Module):
         super().__init__()
         self.left = kernel - 1 if causal else kernel // 2
         self.right = 0 if causal else kernel - 1 - kernel // 2
+        self.embed_dim = embed_dim
         conv = nn.Conv1d(embed_dim, embed_dim, kernel, groups=groups)
         nn.init.normal_(conv.weight, std=math.sqrt(4 / (kernel * embed_dim)))
         nn.init.zeros_(_bias(conv))
         self.conv = parametrizations.weight_norm(conv, dim=2)
+
+    def entries(self) -> Entries:
+        """Live: the frames that the kernel covers beside the newest one."""
+        assert self.right == 0, "a centred kernel waits for the future"
+        return {"inputs": Entry((self.embed_dim, self.left))}
+
+    def tick(self, x: torch.Tensor, live: Live) -> torch.Tensor:
+        """Live: the next frames [S, m, C]; those that do not exist must be zero."""
+        return x + F.gelu(self.conv(live.shift("inputs", x.mT, -1))).mT
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x and the result: [N, T, C]; frames past an item's length must be zero."""

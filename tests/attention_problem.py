@@ -10,7 +10,7 @@ import torch
 
 from headrace import ops
 from headrace.ops import reference
-from headrace.ops.layout import num_blocks
+from headrace.ops.layout import lay_out, num_blocks
 from headrace.reach import Band, Blocks
 
 HEADS = 2
@@ -34,11 +34,15 @@ OF_BLOCKS: dict[str, list[Any]] = {"hop": [1, 2, 8, 16], "per_block": [False, Tr
 
 
 class Problem:
-    """One case: the inputs, and the outputs and gradients that anyone makes of them."""
+    """One case: the inputs, and the outputs and gradients that anyone makes of them.
+
+    ``op`` is "sa", "llsa" or "first layer": llsa of frames, whose definition is that of frames laid out.
+    """
 
     def __init__(self, op: str, case: dict[str, Any], device: str = "cpu") -> None:
         frames, ahead, back = _resolve(case)
-        self.op, self.dtype, self.frames = op, case["dtype"], frames
+        self.op, self.dtype, self.frames = "sa" if op == "sa" else "llsa", case["dtype"], frames
+        self.is_first_layer = op == "first layer"
         self.reach = Band(ahead, back) if op == "sa" else Blocks(ahead, back, case["hop"], case["per_block"])
         shape = (case["items"], HEADS, frames, case["D"])
         queries = shape
@@ -46,7 +50,10 @@ class Problem:
             count = num_blocks(frames, self.reach)
             shape = (*shape[:2], count, self.reach.rows, case["D"])
             queries = (*shape[:3], self.reach.hop, case["D"]) if case.get("final") else shape
-        self.inputs = [_tensor(s, self.dtype, case["memory"], device) for s in (queries, shape, shape, queries)]
+        shapes = [queries, shape, shape, queries]
+        if self.is_first_layer:
+            shapes[:3] = [(case["items"], HEADS, frames, case["D"])] * 3
+        self.inputs = [_tensor(s, self.dtype, case["memory"], device) for s in shapes]
         edge = max(frames - 1, 0) if case["lengths"] == "on the edge" else None
         draw = torch.randint(0, frames + 1, (case["items"],)) if edge is None else torch.full((case["items"],), edge)
         self.lengths = None if case["lengths"] == "whole" else draw.to(device)
@@ -79,7 +86,14 @@ class Problem:
             return self.run(getattr(ops, self.op), dtype)
 
     def literal(self) -> Results:
-        return self.run(getattr(reference, self.op), torch.float64)
+        return self.run(
+            self._literal_first_layer if self.is_first_layer else getattr(reference, self.op), torch.float64
+        )
+
+    def _literal_first_layer(self, q: Any, k: Any, v: Any, blocks: Blocks, lengths: Any, bias: Any) -> torch.Tensor:
+        whole = torch.full(q.shape[:1], self.frames)
+        rows = [lay_out(x, blocks) for x in (q, k, v)]
+        return reference.llsa(*rows, blocks, whole if lengths is None else lengths, bias)
 
     def plain(self) -> Results:
         return self.run(plain)

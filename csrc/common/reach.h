@@ -8,6 +8,8 @@
 //   SA     hop 1, one row a block: frame t sees [t - B, t + A], all of them final rows
 //   LLSA   hop + A rows a block: frame f of block b sees [f - B, b * hop + hop + A), its own block's rows as
 //   known now
+//   LLSA   of the first layer, whose input is the same in every channel: a band of frames, each of which sees
+//   to the end of the last row that it has: of its group of hop frames, and look_ahead further
 //
 // Limits are half-open here: [first, end). B = -1 is an unbounded look-back.
 #pragma once
@@ -31,13 +33,14 @@ struct ReachOf {
     Int rows;        // rows of a block: hop + A, or 1 for a band
     bool is_band;    // SA
     bool per_block;  // the look-back counts from the block's first frame
+    Int group;       // of a band: frames that see look_ahead frames past the last of them; 1 for SA
 
-    static HEADRACE_BOTH ReachOf band(Int look_ahead, Int look_back) {
-        return ReachOf{look_ahead, look_back, 1, 1, true, false};
+    static HEADRACE_BOTH ReachOf band(Int look_ahead, Int look_back, Int group = 1) {
+        return ReachOf{look_ahead, look_back, 1, 1, true, false, group};
     }
 
     static HEADRACE_BOTH ReachOf of_blocks(Int look_ahead, Int look_back, Int hop, bool per_block) {
-        return ReachOf{look_ahead, look_back, hop, hop + look_ahead, false, per_block};
+        return ReachOf{look_ahead, look_back, hop, hop + look_ahead, false, per_block, 1};
     }
 
     HEADRACE_BOTH Int frame(Int block, Int row) const { return block * hop + row; }
@@ -51,8 +54,11 @@ struct ReachOf {
 
     // One past the last frame that a row sees, in an item of `length` frames.
     HEADRACE_BOTH Int end(Int block, Int row, Int length) const {
-        const Int to = is_band ? frame(block, row) + look_ahead + 1 : block * hop + rows;
+        const Int to = is_band ? end_of_group(block) + look_ahead : block * hop + rows;
         return to < length ? to : length;
+    }
+    HEADRACE_BOTH Int end_of_group(Int frame) const {
+        return group == 1 ? frame + 1 : (frame / group + 1) * group;
     }
 
     // First frame that is looked up among the block's own rows rather than among the final ones.
@@ -81,8 +87,11 @@ struct ReachOf {
 
     // Entries of the relative bias.
     HEADRACE_BOTH Int num_offsets() const {
-        return look_back < 0 ? 0 : (is_band ? look_ahead : rows - 1) - lowest_offset() + 1;
+        return look_back < 0 ? 0 : (is_band ? farthest_ahead() : rows - 1) - lowest_offset() + 1;
     }
+
+    // Of a band: the last frame that some frame sees, counted from it.
+    HEADRACE_BOTH Int farthest_ahead() const { return look_ahead + group - 1; }
 };
 
 using Reach = ReachOf<int64_t>;

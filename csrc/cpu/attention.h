@@ -22,6 +22,26 @@ struct View {
     Strides strides;
 };
 
+// The rows of the first layer of LLSA, whose input has no channel axis: frame f is row f - b * hop of each
+// block b in [first_block(f), end_block(f)); it sees the same keys in all of them, up to end(b).
+struct ChannelRows {
+    int64_t blocks, hop, rows;  // rows of a block; 0: the operation's rows are its queries
+
+    HEADRACE_BOTH bool any() const { return rows > 0; }
+    // Of those with a row, the last ones past the utterance.
+    HEADRACE_BOTH int64_t frames() const { return blocks * hop + rows - hop; }
+    HEADRACE_BOTH int64_t first_block(int64_t frame) const {
+        return frame < rows ? 0 : (frame - rows) / hop + 1;
+    }
+    HEADRACE_BOTH int64_t end_block(int64_t frame) const {
+        return frame / hop < blocks ? frame / hop + 1 : blocks;
+    }
+    HEADRACE_BOTH int64_t end(int64_t block, int64_t length) const {
+        const int64_t to = block * hop + rows;
+        return to < length ? to : length;
+    }
+};
+
 // q: [items, heads, blocks, query_rows, features], k and v: [items, heads, blocks, reach.rows, features];
 // query_rows is reach.rows, or reach.hop where only final rows are asked for. A band has one row a block.
 struct Attention {
@@ -31,6 +51,7 @@ struct Attention {
     const int64_t* lengths;  // frames of each item, clamped here; null: all
     const void* bias;        // [heads, reach.num_offsets()] of the compute type; null: none
     View<const void> q, k, v;
+    ChannelRows channels;  // of y, its gradient and log_sums, where they have more rows than q
 
     HEADRACE_BOTH int64_t frames() const { return blocks * reach.hop; }
     HEADRACE_BOTH int64_t length(int64_t item) const {
@@ -43,8 +64,8 @@ struct Attention {
 struct Forward {
     Attention of;
     View<void> y;
-    void*
-        log_sums;  // [items, heads, blocks, query_rows] of the compute type: log of the softmax's denominator
+    void* log_sums;  // [items, heads, blocks, query_rows] of the compute type: log to base 2 of the softmax's
+                     // denominator
 };
 
 // A segment is a run of blocks that one task walks along. Keys near a border between segments get gradients

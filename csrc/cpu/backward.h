@@ -3,7 +3,7 @@
 // along.
 #pragma once
 
-#include "head.h"
+#include "channel_rows.h"
 
 namespace headrace::HEADRACE_ISA {
 namespace {  // one copy for each instruction set: see vector.h
@@ -14,6 +14,7 @@ struct BackwardScratch {
     Real *key_sums, *value_sums;          // [window, padded]: dK and dV of the final rows in sight
     Real *own_key_sums, *own_value_sums;  // [rows, padded]: of the block's own rows
     Real *queries, *grads, *weights, *products, *query_sums;
+    Real *ahead, *channel_row, *channel_means;  // of channel_rows.h: [kBackwardUnit, rows], [padded], [rows]
     int64_t stride, window;
     size_t bytes;
 
@@ -35,9 +36,19 @@ struct BackwardScratch {
         weights = arena.take<Real>(kBackwardUnit * stride);
         products = arena.take<Real>(kBackwardUnit * stride);
         query_sums = arena.take<Real>(kBackwardUnit * padded);
+        ahead = arena.take<Real>(kBackwardUnit * of.channels.rows);
+        channel_row = arena.take<Real>(padded);
+        channel_means = arena.take<Real>(of.channels.rows);
         bytes = arena.used();
     }
 };
+
+// Sums of dK (0) and dV (1) -> gradients: those of dK were made with queries times log2(e), see
+// Head::score_scale.
+template <typename Real>
+Real factor_of(int64_t which) {
+    return which == 0 ? static_cast<Real>(kLn2) : Real(1);
+}
 
 // One task of backward: the blocks of one segment of one head.
 template <typename Element>
@@ -76,7 +87,7 @@ class Walk {
 
   private:
     void visit_tile(int64_t first, int64_t end) {
-        const int64_t padded = head_.padded(), length = head_.length();
+        const int64_t length = head_.length();
         window_ = window_of(reach_, first, end, length);
         flush(window_.begin);
         open(maximum(window_.end, reach_.is_band ? 0 : minimum(end * reach_.hop, length)));
@@ -101,17 +112,9 @@ class Walk {
 
     void visit(const Unit& unit) {
         const int64_t padded = head_.padded(), stride = scratch_.stride;
-        const MatrixB<Real> queries = head_.pack_unit(of_.q, unit, scratch_.queries, head_.scale());
-        const MatrixB<Real> grads = head_.pack_unit(call_.grad_y, unit, scratch_.grads);
+        const MatrixB<Real> queries = head_.pack_unit(of_.q, unit, scratch_.queries, head_.score_scale());
         head_.times_keys(unit, queries, scratch_.keys, window_, scratch_.own_keys, scratch_.weights, stride);
-        head_.times_keys(unit, grads, scratch_.values, window_, scratch_.own_values, scratch_.products,
-                         stride);
-        for (int64_t i = 0; i < unit.count; ++i) {
-            Real* weights = scratch_.weights + i * stride;
-            head_.weights(unit, i, static_cast<const Real*>(call_.log_sums)[head_.flat_row(unit, i)],
-                          weights);
-            grad_of_scores(unit, i, weights, scratch_.products + i * stride);
-        }
+        const MatrixB<Real> grads = of_.channels.any() ? channel_gradients(unit) : row_gradients(unit);
         head_.times_rows(unit, scratch_.products, stride, scratch_.keys, window_, scratch_.own_keys,
                          scratch_.query_sums);
         for (int64_t i = 0; i < unit.count; ++i) {
@@ -122,20 +125,85 @@ class Walk {
         add_to_keys(unit, scratch_.weights, grads, scratch_.value_sums, scratch_.own_value_sums);
     }
 
-    // dP -> dS = P (dP - sum(P dP)), in place; P is 0 outside the row's frames, and what stands there in dP
+    // Scores -> P and dS; the gradients of the unit's rows.
+    MatrixB<Real> row_gradients(const Unit& unit) {
+        const int64_t stride = scratch_.stride;
+        const MatrixB<Real> grads = head_.pack_unit(call_.grad_y, unit, scratch_.grads);
+        head_.times_keys(unit, grads, scratch_.values, window_, scratch_.own_values, scratch_.products,
+                         stride);
+        for (int64_t i = 0; i < unit.count; ++i) {
+            Real *weights = scratch_.weights + i * stride, *products = scratch_.products + i * stride;
+            head_.weights(unit, i, static_cast<const Real*>(call_.log_sums)[head_.flat_row(unit, i)],
+                          weights);
+            grad_of_scores(unit, products, weights, weighted_mean(unit, weights, products));
+            add_to_bias(unit, i, products);
+        }
+        return grads;
+    }
+
+    // The same where every frame has several rows (channel_rows.h): P and dS of the base, dS of the keys
+    // ahead, whose dV is added here; G_0 stands for the gradients of a frame's rows.
+    MatrixB<Real> channel_gradients(const Unit& unit) {
+        const int64_t stride = scratch_.stride, padded = head_.padded(), length = head_.length();
+        const auto at = [&](int64_t i) {
+            return ChannelGradient<Element>(call_, item_, head_number_, unit.frame + i, length, padded,
+                                            scratch_.channel_row, scratch_.channel_means);
+        };
+        for (int64_t i = 0; i < unit.count; ++i) {
+            Real* weights = scratch_.weights + i * stride;
+            head_.add_bias(unit, i, weights);
+            const Keys keys = keys_of(of_, unit, i, length);
+            memcpy(ahead(i), weights + keys.base, static_cast<size_t>(keys.end - keys.base) * sizeof(Real));
+            weights_of(Seen<Real>{keys.first, keys.base}, unit.keys(), at(i).first_log_sum(), weights);
+        }
+        head_.times_rows(unit, scratch_.weights, stride, scratch_.values, window_, scratch_.own_values,
+                         scratch_.query_sums);
+        Real means[kBackwardUnit];
+        for (int64_t i = 0; i < unit.count; ++i) {
+            const int64_t base = unit.first + keys_of(of_, unit, i, length).base;
+            const MatrixB<Real> values = scratch_.values.rows.from(base - window_.begin);
+            ChannelGradient<Element> frame = at(i);
+            frame.find_means(scratch_.query_sums + i * padded, ahead(i), values);
+            means[i] = frame.gather(ahead(i), values, scratch_.value_sums + (base - sums_.begin) * padded,
+                                    scratch_.grads + i * padded);
+        }
+        const MatrixB<Real> grads{scratch_.grads, padded};
+        head_.times_keys(unit, grads, scratch_.values, window_, scratch_.own_values, scratch_.products,
+                         stride);
+        for (int64_t i = 0; i < unit.count; ++i) {
+            Real* products = scratch_.products + i * stride;
+            const Keys keys = keys_of(of_, unit, i, length);
+            grad_of_scores(unit, products, scratch_.weights + i * stride, means[i]);
+            memcpy(products + keys.base, ahead(i), static_cast<size_t>(keys.end - keys.base) * sizeof(Real));
+            add_to_bias(unit, i, products);
+        }
+        return grads;
+    }
+
+    Real* ahead(int64_t i) { return scratch_.ahead + i * of_.channels.rows; }
+
+    // sum(P dP); P is 0 outside the row's frames, and what stands there in dP
     // may be anything.
-    void grad_of_scores(const Unit& unit, int64_t i, const Real* weights, Real* products) {
+    static Real weighted_mean(const Unit& unit, const Real* weights, const Real* products) {
         const Vec<Real> nothing{};
         Vec<Real> total{};
         for (int64_t c = 0; c < unit.keys(); c += kLanes<Real>) {
             const Vec<Real> p = load(weights + c);
             total += p > nothing ? p * load(products + c) : nothing;
         }
-        const Real mean = sum<Real>(total);
+        return sum<Real>(total);
+    }
+
+    // dP -> dS = P (dP - mean), in place.
+    static void grad_of_scores(const Unit& unit, Real* products, const Real* weights, Real mean) {
+        const Vec<Real> nothing{};
         for (int64_t c = 0; c < unit.keys(); c += kLanes<Real>) {
             const Vec<Real> p = load(weights + c);
             store(products + c, p > nothing ? p * (load(products + c) - mean) : nothing);
         }
+    }
+
+    void add_to_bias(const Unit& unit, int64_t i, const Real* products) {
         if (grad_bias_ == nullptr) return;
         Real* grad = grad_bias_ - (unit.frame + i) - reach_.lowest_offset();
         const int64_t first = first_of(reach_, unit, i), end = end_of(reach_, unit, i, head_.length());
@@ -146,11 +214,12 @@ class Walk {
     void add_to_keys(const Unit& unit, const Real* weights, MatrixB<Real> rows, Real* final_sums,
                      Real* own_sums) {
         const int64_t padded = head_.padded(), stride = scratch_.stride;
-        product<Real>({weights, 1, stride}, rows, {final_sums + (unit.first - sums_.begin) * padded, padded},
-                      maximum(0, unit.final_keys()), padded, unit.count, true);
-        product<Real>({weights + unit.final_keys(), 1, stride}, rows,
-                      {own_sums + (unit.own_keys() > 0 ? head_.own_offset(unit) : 0) * padded, padded},
-                      unit.own_keys(), padded, unit.count, true);
+        add_product<Real>({weights, 1, stride}, rows,
+                          {final_sums + (unit.first - sums_.begin) * padded, padded},
+                          maximum(0, unit.final_keys()), padded, unit.count);
+        add_product<Real>({weights + unit.final_keys(), 1, stride}, rows,
+                          {own_sums + (unit.own_keys() > 0 ? head_.own_offset(unit) : 0) * padded, padded},
+                          unit.own_keys(), padded, unit.count);
     }
 
     // The block's provisional rows are whole; its final ones go on gathering from later blocks.
@@ -167,7 +236,7 @@ class Walk {
             } else {
                 write_row(scratch_.own_key_sums + r * padded,
                           row_of<Element>(call_.grad_k, item_, head_number_, block, r), of_.features,
-                          Real(1));
+                          factor_of<Real>(0));
                 write_row(scratch_.own_value_sums + r * padded,
                           row_of<Element>(call_.grad_v, item_, head_number_, block, r), of_.features,
                           Real(1));
@@ -214,7 +283,7 @@ class Walk {
             return;
         }
         write_row(sums, row_of<Element>(grad, item_, head_number_, s / reach_.hop, s % reach_.hop),
-                  of_.features, Real(1));
+                  of_.features, factor_of<Real>(which));
     }
 
   public:
@@ -269,7 +338,7 @@ void add_borders_of(const Backward& call, int64_t first_task, int64_t end_task) 
                 for (int64_t d = 0; d < call.of.features; ++d) left[d] += right[d];
                 const View<void>& grad = which == 0 ? call.grad_k : call.grad_v;
                 write_row(left, row_of<Element>(grad, item, head, s / hop, s % hop), call.of.features,
-                          Real(1));
+                          factor_of<Real>(which));
             }
         }
     }

@@ -2,9 +2,7 @@
 // Forward of one tile: scores of a unit, their softmax in one go, and the weighted sum of the values.
 #pragma once
 
-#include "head.h"
-
-extern "C" double log(double);
+#include "channel_rows.h"
 
 namespace headrace::HEADRACE_ISA {
 namespace {  // one copy for each instruction set: see vector.h
@@ -13,6 +11,7 @@ template <typename Real>
 struct ForwardScratch {
     Packed<Real> keys, values, own_keys, own_values;
     Real *queries, *scores, *sums;
+    Real* ahead;     // [kForwardUnit, rows of a block]: of channel rows
     int64_t stride;  // of a row of scores
     size_t bytes;
 
@@ -28,6 +27,7 @@ struct ForwardScratch {
         queries = arena.take<Real>(kForwardUnit * padded);
         scores = arena.take<Real>(kForwardUnit * stride);
         sums = arena.take<Real>(kForwardUnit * padded);
+        ahead = arena.take<Real>(kForwardUnit * of.channels.rows);
         bytes = arena.used();
     }
 };
@@ -53,8 +53,12 @@ void forward_tile(const Forward& call, int64_t item, int64_t head_number, int64_
     const int64_t length = head.length(), padded = head.padded();
     const Window window = window_of(of.reach, first, end, length);
 
-    clear_padding<Element>(of, call.y, of.query_rows, item, head_number, first, end);
-    clear_log_sums<Real>(call, item, head_number, first, end);
+    if (of.channels.any()) {
+        clear_channel_rows<Element>(call, item, head_number, maximum(first, length), end);
+    } else {
+        clear_padding<Element>(of, call.y, of.query_rows, item, head_number, first, end);
+        clear_log_sums<Real>(call, item, head_number, first, end);
+    }
     head.pack_final(of.k, window, scratch.keys);
     head.transpose_packed(scratch.keys, window.size());
     head.pack_final(of.v, window, scratch.values);
@@ -66,16 +70,19 @@ void forward_tile(const Forward& call, int64_t item, int64_t head_number, int64_
             head.pack_own(of.v, block, scratch.own_values);
         },
         [&](const Unit& unit) {
-            const MatrixB<Real> queries = head.pack_unit(of.q, unit, scratch.queries, head.scale());
+            const MatrixB<Real> queries = head.pack_unit(of.q, unit, scratch.queries, head.score_scale());
             head.times_keys(unit, queries, scratch.keys, window, scratch.own_keys, scratch.scores,
                             scratch.stride);
+            if (of.channels.any()) {
+                forward_channel_rows<Element>(call, head, item, head_number, unit, window, scratch);
+                return;
+            }
             Real inverse[kForwardUnit];
             for (int64_t i = 0; i < unit.count; ++i) {
                 Real most;
-                const Real total = head.exponentials(unit, i, scratch.scores + i * scratch.stride, &most);
+                const Real total = head.powers(unit, i, scratch.scores + i * scratch.stride, &most);
                 inverse[i] = 1 / total;
-                static_cast<Real*>(call.log_sums)[head.flat_row(unit, i)] =
-                    most + static_cast<Real>(log(static_cast<double>(total)));
+                static_cast<Real*>(call.log_sums)[head.flat_row(unit, i)] = log_of_sum(most, total);
             }
             head.times_rows(unit, scratch.scores, scratch.stride, scratch.values, window, scratch.own_values,
                             scratch.sums);
@@ -87,9 +94,14 @@ void forward_tile(const Forward& call, int64_t item, int64_t head_number, int64_
         [](int64_t) {});
 }
 
+// Frames with rows past the utterance's last one are taken too: their rows are zeros.
+int64_t blocks_to_write(const Attention& of) {
+    return of.channels.any() ? of.channels.frames() : of.blocks;
+}
+
 int64_t tiles_of(const Attention& of) {
     const int64_t tile = blocks_of_tile(of.reach);
-    return (of.blocks + tile - 1) / tile;
+    return (blocks_to_write(of) + tile - 1) / tile;
 }
 
 template <typename Element>
@@ -99,7 +111,7 @@ void forward_of(const Forward& call, int64_t first_task, int64_t end_task, void*
     for (int64_t task = first_task; task < end_task; ++task) {
         const int64_t head = task / tiles, first = task % tiles * tile;
         forward_tile<Element>(call, head / call.of.heads, head % call.of.heads, first,
-                              minimum(first + tile, call.of.blocks), scratch);
+                              minimum(first + tile, blocks_to_write(call.of)), scratch);
     }
 }
 

@@ -31,6 +31,8 @@ class Head {
     int64_t length() const { return length_; }
     int64_t padded() const { return padded_; }
     Real scale() const { return scale_; }
+    // Of queries, so that scores are to base 2.
+    Real score_scale() const { return static_cast<Real>(kLog2E / sqrt(static_cast<double>(features_))); }
 
     // Rows of frames [window) among the final rows.
     void pack_final(const View<const void>& view, Window window, Packed<Real>& to) const {
@@ -86,12 +88,11 @@ class Head {
         const MatrixA<Real> left{a.data, a.row_stride, 1};
         if (unit.final_keys() > 0) {
             product<Real>(left, {finals.columns + (unit.first - window.begin), finals.stride},
-                          {products, stride}, unit.count, unit.final_keys(), features_, false);
+                          {products, stride}, unit.count, unit.final_keys(), features_);
         }
         if (unit.own_keys() > 0) {
             product<Real>(left, {own.columns + own_offset(unit), own.stride},
-                          {products + unit.final_keys(), stride}, unit.count, unit.own_keys(), features_,
-                          false);
+                          {products + unit.final_keys(), stride}, unit.count, unit.own_keys(), features_);
         }
     }
 
@@ -99,10 +100,10 @@ class Head {
     void times_rows(const Unit& unit, const Real* weights, int64_t stride, const Packed<Real>& finals,
                     Window window, const Packed<Real>& own, Real* sums) const {
         product<Real>({weights, stride, 1}, finals.rows.from(unit.first - window.begin), {sums, padded_},
-                      unit.count, padded_, maximum(0, unit.final_keys()), false);
+                      unit.count, padded_, maximum(0, unit.final_keys()));
         if (unit.own_keys() > 0) {
-            product<Real>({weights + unit.final_keys(), stride, 1}, own.rows.from(own_offset(unit)),
-                          {sums, padded_}, unit.count, padded_, unit.own_keys(), true);
+            add_product<Real>({weights + unit.final_keys(), stride, 1}, own.rows.from(own_offset(unit)),
+                              {sums, padded_}, unit.count, padded_, unit.own_keys());
         }
     }
 
@@ -113,13 +114,13 @@ class Head {
         if (bias_ == nullptr) return;
         const int64_t first = first_of(reach_, unit, i), end = end_of(reach_, unit, i, length_);
         const Real* bias = bias_ - (unit.frame + i) - reach_.lowest_offset();
-        for (int64_t s = first; s < end; ++s) scores[s - unit.first] += bias[s];
+        for (int64_t s = first; s < end; ++s) scores[s - unit.first] += static_cast<Real>(kLog2E) * bias[s];
     }
 
-    // Scores of row i -> exponentials, see softmax.h.
-    Real exponentials(const Unit& unit, int64_t i, Real* scores, Real* most) const {
+    // Scores of row i -> powers, see softmax.h.
+    Real powers(const Unit& unit, int64_t i, Real* scores, Real* most) const {
         add_bias(unit, i, scores);
-        return HEADRACE_ISA::exponentials(seen_by(unit, i), unit.keys(), scores, most);
+        return HEADRACE_ISA::powers(seen_by(unit, i), unit.keys(), scores, most);
     }
 
     // Scores of row i -> the softmax's weights, with the log of its denominator known.

@@ -37,16 +37,15 @@ struct MatrixC {
     int64_t row_stride;
 };
 
-template <typename Real, int M, int V>
-static inline void block_product(MatrixA<Real> a, MatrixB<Real> b, MatrixC<Real> c, int64_t depth,
-                                 bool accumulate) {
+template <typename Real, bool kAccumulate, int M, int V>
+static inline void block_product(MatrixA<Real> a, MatrixB<Real> b, MatrixC<Real> c, int64_t depth) {
     constexpr int lanes = kLanes<Real>;
     Vec<Real> sums[M][V];
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v)
-            sums[m][v] = accumulate ? load(c.data + m * c.row_stride + v * lanes) : Vec<Real>{};
+            sums[m][v] = kAccumulate ? load(c.data + m * c.row_stride + v * lanes) : Vec<Real>{};
     }
     for (int64_t k = 0; k < depth; ++k) {
         Vec<Real> row[V];
@@ -66,45 +65,59 @@ static inline void block_product(MatrixA<Real> a, MatrixB<Real> b, MatrixC<Real>
     }
 }
 
-template <typename Real, int M>
+template <typename Real, bool kAccumulate, int M>
 static inline void rows_product(MatrixA<Real> a, MatrixB<Real> b, MatrixC<Real> c, int64_t columns,
-                                int64_t depth, bool accumulate) {
+                                int64_t depth) {
     constexpr int lanes = kLanes<Real>;
     int64_t vectors = (columns + lanes - 1) / lanes;
     for (; vectors >= kVectors; vectors -= kVectors) {
-        block_product<Real, M, kVectors>(a, b, c, depth, accumulate);
+        block_product<Real, kAccumulate, M, kVectors>(a, b, c, depth);
         b.data += kVectors * lanes;
         c.data += kVectors * lanes;
     }
     for (; vectors > 0; --vectors) {
-        block_product<Real, M, 1>(a, b, c, depth, accumulate);
+        block_product<Real, kAccumulate, M, 1>(a, b, c, depth);
         b.data += lanes;
         c.data += lanes;
     }
 }
 
-template <typename Real>
-static inline void product(MatrixA<Real> a, MatrixB<Real> b, MatrixC<Real> c, int64_t rows, int64_t columns,
-                           int64_t depth, bool accumulate) {
+template <typename Real, bool kAccumulate>
+static inline void any_product(MatrixA<Real> a, MatrixB<Real> b, MatrixC<Real> c, int64_t rows,
+                               int64_t columns, int64_t depth) {
     for (; rows >= kRows; rows -= kRows) {
-        rows_product<Real, kRows>(a, b, c, columns, depth, accumulate);
+        rows_product<Real, kAccumulate, kRows>(a, b, c, columns, depth);
         a.data += kRows * a.row_stride;
         c.data += kRows * c.row_stride;
     }
     switch (rows) {
         case 5:
-            return rows_product<Real, 5>(a, b, c, columns, depth, accumulate);
+            return rows_product<Real, kAccumulate, 5>(a, b, c, columns, depth);
         case 4:
-            return rows_product<Real, 4>(a, b, c, columns, depth, accumulate);
+            return rows_product<Real, kAccumulate, 4>(a, b, c, columns, depth);
         case 3:
-            return rows_product<Real, 3>(a, b, c, columns, depth, accumulate);
+            return rows_product<Real, kAccumulate, 3>(a, b, c, columns, depth);
         case 2:
-            return rows_product<Real, 2>(a, b, c, columns, depth, accumulate);
+            return rows_product<Real, kAccumulate, 2>(a, b, c, columns, depth);
         case 1:
-            return rows_product<Real, 1>(a, b, c, columns, depth, accumulate);
+            return rows_product<Real, kAccumulate, 1>(a, b, c, columns, depth);
         default:
             return;
     }
+}
+
+// C = A B.
+template <typename Real>
+static inline void product(MatrixA<Real> a, MatrixB<Real> b, MatrixC<Real> c, int64_t rows, int64_t columns,
+                           int64_t depth) {
+    any_product<Real, false>(a, b, c, rows, columns, depth);
+}
+
+// C += A B.
+template <typename Real>
+static inline void add_product(MatrixA<Real> a, MatrixB<Real> b, MatrixC<Real> c, int64_t rows,
+                               int64_t columns, int64_t depth) {
+    any_product<Real, true>(a, b, c, rows, columns, depth);
 }
 
 }  // namespace headrace::HEADRACE_ISA

@@ -28,7 +28,7 @@ Segments segments_of(const Attention& of) {
     Segments segments{1, of.blocks, 0, 0};
     if (reach.look_back < 0) return segments;
     segments.before = reach.look_back;
-    segments.after = reach.is_band ? reach.look_ahead : 0;
+    segments.after = reach.is_band ? reach.farthest_ahead() : 0;
     const int64_t shortest = std::max(kShortestSegment, segments.before + segments.after);
     const int64_t wanted = kTasksWanted / std::max<int64_t>(1, of.items * of.heads);
     const int64_t count = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, of.frames() / shortest));
@@ -60,50 +60,30 @@ Tensor add_up(const Tensor& parts, const Attention& of, int64_t segments, int64_
     return sums;
 }
 
-}  // namespace
-
-std::tuple<Tensor, Tensor> Cpu::forward(const Tensor& q_given, const Tensor& k_given, const Tensor& v_given,
-                                        const OptionalTensor& lengths, const OptionalTensor& bias,
-                                        const Reach& reach) {
-    const Tensor q = with_unit_stride(q_given), k = with_unit_stride(k_given), v = with_unit_stride(v_given);
-    Tensor y = torch::stable::empty_like(q);
-    Tensor log_sums = empty_log_sums(q);
-    if (y.numel() == 0) return {y, log_sums};
+void compute(const Forward& call) {
     const Kernels& run = kernels();
-    const Forward call{attention_of(q, k, v, lengths, bias, reach), writing(y), log_sums.mutable_data_ptr()};
     torch::stable::parallel_for(0, run.forward_tasks(call), 1, [&](int64_t first, int64_t end) {
         const auto scratch = allocate(run.forward_scratch_bytes(call));
         run.forward(call, first, end, scratch.get());
     });
-    return {y, log_sums};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> Cpu::backward(const Tensor& grad_y_given, const Tensor& q_given,
-                                                         const Tensor& k_given, const Tensor& v_given,
-                                                         const Tensor& /*y*/, const Tensor& log_sums,
-                                                         const OptionalTensor& lengths,
-                                                         const OptionalTensor& bias, const Reach& reach) {
-    const Tensor grad_y = with_unit_stride(grad_y_given);
-    const Tensor q = with_unit_stride(q_given), k = with_unit_stride(k_given), v = with_unit_stride(v_given);
+// Gradients of q, k and v with their strides, and of the bias.
+std::tuple<Tensor, Tensor, Tensor, Tensor> gradients(Backward call, const Tensor& q, const Tensor& k,
+                                                     const Tensor& v) {
     Tensor grad_q = torch::stable::empty_like(q), grad_k = torch::stable::empty_like(k);
     Tensor grad_v = torch::stable::empty_like(v);
-    const int64_t offsets = bias.has_value() ? reach.num_offsets() : 0;
-    const ScalarType compute = compute_type(q);
-    Backward call{attention_of(q, k, v, lengths, bias, reach),
-                  reading(grad_y),
-                  log_sums.const_data_ptr(),
-                  writing(grad_q),
-                  writing(grad_k),
-                  writing(grad_v),
-                  {},
-                  nullptr,
-                  nullptr};
+    const ScalarType type = compute_type(q);
+    const int64_t offsets = call.of.bias != nullptr ? call.of.reach.num_offsets() : 0;
+    call.grad_q = writing(grad_q);
+    call.grad_k = writing(grad_k);
+    call.grad_v = writing(grad_v);
     call.segments = segments_of(call.of);
     const int64_t heads = call.of.items * call.of.heads, borders = call.segments.count - 1;
     Tensor border_sums = torch::stable::new_zeros(
-        q, {heads, borders, 4, call.segments.before + call.segments.after, call.of.features}, compute);
+        q, {heads, borders, 4, call.segments.before + call.segments.after, call.of.features}, type);
     Tensor bias_parts =
-        torch::stable::new_zeros(q, {call.of.items, call.of.heads, call.segments.count, offsets}, compute);
+        torch::stable::new_zeros(q, {call.of.items, call.of.heads, call.segments.count, offsets}, type);
     if (grad_q.numel() > 0) {
         call.borders = border_sums.mutable_data_ptr();
         call.grad_bias_parts = offsets > 0 ? bias_parts.mutable_data_ptr() : nullptr;
@@ -116,6 +96,62 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> Cpu::backward(const Tensor& grad_y_gi
                                     [&](int64_t first, int64_t end) { run.add_borders(call, first, end); });
     }
     return {grad_q, grad_k, grad_v, add_up(bias_parts, call.of, call.segments.count, offsets)};
+}
+
+// What is read; `gradients` fills in what is written.
+Backward backward_of(const Attention& of, const Tensor& grad_y, const Tensor& log_sums) {
+    return Backward{of, reading(grad_y), log_sums.const_data_ptr(), {}, {}, {}, {}, nullptr, nullptr};
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> Cpu::forward(const Tensor& q_given, const Tensor& k_given, const Tensor& v_given,
+                                        const OptionalTensor& lengths, const OptionalTensor& bias,
+                                        const Reach& reach) {
+    const Tensor q = with_unit_stride(q_given), k = with_unit_stride(k_given), v = with_unit_stride(v_given);
+    Tensor y = torch::stable::empty_like(q);
+    Tensor log_sums = empty_log_sums(q);
+    if (y.numel() > 0) {
+        compute({attention_of(q, k, v, lengths, bias, reach), writing(y), log_sums.mutable_data_ptr()});
+    }
+    return {y, log_sums};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> Cpu::backward(const Tensor& grad_y, const Tensor& q_given,
+                                                         const Tensor& k_given, const Tensor& v_given,
+                                                         const Tensor& /*y*/, const Tensor& log_sums,
+                                                         const OptionalTensor& lengths,
+                                                         const OptionalTensor& bias, const Reach& reach) {
+    const Tensor q = with_unit_stride(q_given), k = with_unit_stride(k_given), v = with_unit_stride(v_given);
+    const Tensor grad = with_unit_stride(grad_y);
+    return gradients(backward_of(attention_of(q, k, v, lengths, bias, reach), grad, log_sums), q, k, v);
+}
+
+std::tuple<Tensor, Tensor> Cpu::first_layer(const Tensor& q_given, const Tensor& k_given,
+                                            const Tensor& v_given, const OptionalTensor& lengths,
+                                            const OptionalTensor& bias, int64_t look_ahead, int64_t look_back,
+                                            int64_t hop) {
+    const Tensor q = with_unit_stride(q_given), k = with_unit_stride(k_given), v = with_unit_stride(v_given);
+    const Attention of = attention_of_frames(q, k, v, lengths, bias, look_ahead, look_back, hop);
+    const ChannelRows& rows = of.channels;
+    // heads next to features, as projections behind it read them without a copy
+    const Tensor memory =
+        torch::stable::new_empty(q, {of.items, rows.blocks, rows.rows, of.heads, of.features});
+    Tensor y = torch::stable::transpose(torch::stable::transpose(memory, 1, 3), 2, 3);
+    Tensor log_sums =
+        torch::stable::new_empty(q, {of.items, of.heads, rows.blocks, rows.rows}, compute_type(q));
+    if (y.numel() > 0) compute({of, writing(y), log_sums.mutable_data_ptr()});
+    return {y, log_sums};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> Cpu::first_layer_backward(
+    const Tensor& grad_y, const Tensor& q_given, const Tensor& k_given, const Tensor& v_given,
+    const Tensor& /*y*/, const Tensor& log_sums, const OptionalTensor& lengths, const OptionalTensor& bias,
+    int64_t look_ahead, int64_t look_back, int64_t hop) {
+    const Tensor q = with_unit_stride(q_given), k = with_unit_stride(k_given), v = with_unit_stride(v_given);
+    const Tensor grad = with_unit_stride(grad_y);
+    const Attention of = attention_of_frames(q, k, v, lengths, bias, look_ahead, look_back, hop);
+    return gradients(backward_of(of, grad, log_sums), q, k, v);
 }
 
 Tensor Cpu::step(const Tensor& q_given, const Tensor& k_given, const Tensor& v_given, const Tensor& key_ring,

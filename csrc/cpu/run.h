@@ -13,7 +13,17 @@ struct Cpu {
                                               const OptionalTensor& lengths, const OptionalTensor& bias,
                                               const Reach& reach);
 
-    // y is not needed here.
+    // Backward needs no y; it is there for the GPU's.
+    //
+    // LLSA's first layer: q, k and v [N, H, T, D], y [N, H, P, hop + look_ahead, D].
+    static std::tuple<Tensor, Tensor> first_layer(const Tensor& q, const Tensor& k, const Tensor& v,
+                                                  const OptionalTensor& lengths, const OptionalTensor& bias,
+                                                  int64_t look_ahead, int64_t look_back, int64_t hop);
+    static std::tuple<Tensor, Tensor, Tensor, Tensor> first_layer_backward(
+        const Tensor& grad_y, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,
+        const Tensor& log_sums, const OptionalTensor& lengths, const OptionalTensor& bias, int64_t look_ahead,
+        int64_t look_back, int64_t hop);
+
     static std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_y, const Tensor& q,
                                                                const Tensor& k, const Tensor& v,
                                                                const Tensor& y, const Tensor& log_sums,

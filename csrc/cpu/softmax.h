@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The softmax of a row of scores, in one go.
+// The softmax of a row of scores, in one go. Scores are to base 2: what is compared, times log2(e).
 #pragma once
 
 #include "vector.h"
+
+extern "C" double log2(double);
 
 namespace headrace::HEADRACE_ISA {
 namespace {  // one copy for each instruction set: see vector.h
@@ -21,32 +23,44 @@ struct Seen {
     }
 };
 
-// Scores -> exp(score - largest) on the columns that are seen, 0 elsewhere; returns their sum and the
-// largest.
+// The log of a denominator, total 2^most, to base 2.
 template <typename Real>
-Real exponentials(Seen<Real> seen, int64_t columns, Real* scores, Real* most) {
-    const Vec<Real> nothing = splat<Real>(static_cast<Real>(-3e38));
-    Vec<Real> top = nothing;
+Real log_of_sum(Real most, Real total) {
+    return most + static_cast<Real>(log2(static_cast<double>(total)));
+}
+
+template <typename Real>
+Vec<Real> nothing_seen() {
+    return splat<Real>(static_cast<Real>(-3e38));
+}
+
+// Scores -> 2^(score - largest) on the columns that are seen, 0 elsewhere; returns their sum and the largest.
+template <typename Real>
+Real powers(Seen<Real> seen, int64_t columns, Real* scores, Real* most) {
+    Vec<Real> top = nothing_seen<Real>();
     for (int64_t c = 0; c < columns; c += kLanes<Real>) {
-        const Vec<Real> x = seen.or_else(c, load(scores + c), nothing);
+        const Vec<Real> x = seen.or_else(c, load(scores + c), nothing_seen<Real>());
         store(scores + c, x);
         top = x > top ? x : top;
     }
     *most = largest<Real>(top);
+    const Vec<Real> most_of_all = splat(*most);
     Vec<Real> total{};
     for (int64_t c = 0; c < columns; c += kLanes<Real>) {
-        const Vec<Real> x = seen.or_else(c, exponential(load(scores + c) - *most), Vec<Real>{});
+        const Vec<Real> x = power_of_2(load(scores + c) - most_of_all);
         store(scores + c, x);
         total += x;
     }
     return sum<Real>(total);
 }
 
-// Scores -> the softmax's weights, with the log of its denominator known; 0 on columns that are not seen.
+// Scores -> the softmax's weights, with the log of its denominator known, to base 2; 0 on columns that are
+// not seen.
 template <typename Real>
 void weights_of(Seen<Real> seen, int64_t columns, Real log_sum, Real* scores) {
     for (int64_t c = 0; c < columns; c += kLanes<Real>) {
-        store(scores + c, seen.or_else(c, exponential(load(scores + c) - log_sum), Vec<Real>{}));
+        const Vec<Real> x = seen.or_else(c, load(scores + c), nothing_seen<Real>());
+        store(scores + c, power_of_2(x - log_sum));
     }
 }
 

@@ -66,7 +66,7 @@ class Tick {
             attend(i, minimum(kStepUnit, call_.query_rows - i));
         }
         const int64_t kept = reach.is_band ? call_.key_rows : reach.hop;
-        for (int64_t i = 0; i < kept; ++i) {
+        for (int64_t i = maximum(0, -position_); i < kept; ++i) {  // frames before the first do not exist
             keep(call_.key_ring, call_.k, i);
             keep(call_.value_ring, call_.v, i);
         }
@@ -108,20 +108,20 @@ class Tick {
 
     void attend(int64_t first, int64_t count) {
         const int64_t keys = end_ - begin_, stride = scratch_.stride;
-        const Real scale = static_cast<Real>(1 / sqrt(static_cast<double>(call_.features)));
+        const Real scale = static_cast<Real>(kLog2E / sqrt(static_cast<double>(call_.features)));
         for (int64_t i = 0; i < count; ++i) {
             read_row(new_row(call_.q, first + i), scratch_.queries + i * padded_, call_.features, padded_,
                      scale);
         }
         product<Real>({scratch_.queries, padded_, 1}, {scratch_.keys.columns, scratch_.keys.stride},
-                      {scratch_.scores, stride}, count, keys, call_.features, false);
+                      {scratch_.scores, stride}, count, keys, call_.features);
         Real totals[kStepUnit];
         for (int64_t i = 0; i < count; ++i) {
             Real most;
-            totals[i] = exponentials(seen_by(first + i), keys, scratch_.scores + i * stride, &most);
+            totals[i] = powers(seen_by(first + i), keys, scratch_.scores + i * stride, &most);
         }
         product<Real>({scratch_.scores, stride, 1}, scratch_.values.rows, {scratch_.sums, padded_}, count,
-                      padded_, keys, false);
+                      padded_, keys);
         for (int64_t i = 0; i < count; ++i) {
             const int64_t frame = first_frame() + first + i;
             Element* to = static_cast<Element*>(call_.y.data) + stream_ * call_.y.strides.item +

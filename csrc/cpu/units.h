@@ -43,7 +43,7 @@ Window window_of(const Reach& reach, int64_t first_block, int64_t end_block, int
 int64_t largest_window(const Reach& reach, int64_t blocks, int64_t frames) {
     if (reach.look_back < 0) return frames;
     const int64_t tile = minimum(blocks, blocks_of_tile(reach));
-    return minimum(frames, tile * reach.hop + reach.look_back + (reach.is_band ? reach.look_ahead : 0));
+    return minimum(frames, tile * reach.hop + reach.look_back + (reach.is_band ? reach.farthest_ahead() : 0));
 }
 
 // A few neighbouring rows: of one block, or of one-row blocks (a band). Their keys are the frames [first,

@@ -16,7 +16,7 @@
 #error "compile with -DHEADRACE_ISA=<namespace> -DHEADRACE_VECTOR_BYTES=<16|32|64>"
 #endif
 
-extern "C" double exp(double);
+extern "C" double exp2(double);
 
 namespace headrace::HEADRACE_ISA {
 
@@ -50,31 +50,36 @@ static inline Vec<Real> splat(Real x) {
     return x - Vec<Real>{};  // not `+`: -0 + 0 is 0, so that the compiler would really add
 }
 
-// e^x for x <= 0 (up to rounding). fp32: n = round(x / ln 2), a degree-6 polynomial on the rest, n put into
-// the exponent; relative error about 1e-7. Below -87 the result is that of -87: a weight that no sum notices.
-static inline Vec<float> exponential(Vec<float> x) {
-    const Vec<float> lowest = splat(-87.0f);
-    x = x > lowest ? x : lowest;
-    const float magic = 12582912.0f;  // 1.5 * 2^23: adding and taking it away rounds to a whole number
-    Vec<float> n = x * 1.44269504088896341f + magic;
-    n = n - magic;
-    Vec<float> rest = x - n * 0.693359375f;
-    rest = rest + n * 2.12194440e-4f;
-    Vec<float> p = splat(1.0f / 720);
-    p = p * rest + 1.0f / 120;
-    p = p * rest + 1.0f / 24;
-    p = p * rest + 1.0f / 6;
-    p = p * rest + 0.5f;
-    p = p * rest + 1.0f;
-    p = p * rest + 1.0f;
-    const IntVec exponent = (__builtin_convertvector(n, IntVec) + 127) << 23;
-    Vec<float> scale;
-    memcpy(&scale, &exponent, sizeof(scale));
-    return p * scale;
+constexpr double kLog2E = 1.4426950408889634074;
+constexpr double kLn2 = 0.69314718055994530942;
+
+// 2^x for x <= 0 (up to rounding), 0 where that is below 2^-126; NaN stays. fp32: n = round(x), a polynomial
+// on the rest, n added to its exponent; relative error about 1e-7.
+static inline Vec<float> power_of_2(Vec<float> x) {
+    const Vec<float> lowest = splat(-126.0f);
+    const auto is_nothing = x < lowest;
+    x = is_nothing ? lowest : x;
+    const float magic =
+        12582912.0f;  // 1.5 * 2^23: what is added to it is rounded, and stands in its lowest bits
+    const Vec<float> whole = x + magic;
+    const Vec<float> rest = x - (whole - magic);
+    Vec<float> p = splat(1.53458075e-4f);
+    p = p * rest + 1.339993118e-3f;
+    p = p * rest + 9.618488974e-3f;
+    p = p * rest + 5.550328777e-2f;
+    p = p * rest + 2.402264689e-1f;
+    p = p * rest + 6.931472057e-1f;
+    p = p * rest + 1.0f;  // exact for 0: the weight of a lone key is 1
+    IntVec exponent, bits;
+    memcpy(&exponent, &whole, sizeof(exponent));
+    memcpy(&bits, &p, sizeof(bits));
+    bits += exponent << 23;
+    memcpy(&p, &bits, sizeof(p));
+    return is_nothing ? Vec<float>{} : p;
 }
 
-static inline Vec<double> exponential(Vec<double> x) {
-    for (int i = 0; i < kLanes<double>; ++i) x[i] = exp(x[i]);
+static inline Vec<double> power_of_2(Vec<double> x) {
+    for (int i = 0; i < kLanes<double>; ++i) x[i] = exp2(x[i]);
     return x;
 }
 

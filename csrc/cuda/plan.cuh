@@ -54,7 +54,8 @@ struct Plan {
             static_cast<int>(of.reach.hop),
             static_cast<int>(of.reach.rows),
             of.reach.is_band,
-            of.reach.per_block};
+            of.reach.per_block,
+            1};
         plan.heads = static_cast<int>(of.heads);
         plan.blocks = static_cast<int>(of.blocks);
         plan.query_rows = static_cast<int>(of.query_rows);

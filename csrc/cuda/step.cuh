@@ -49,6 +49,7 @@ class Tick {
         const int64_t kept = call_.reach.is_band ? call_.key_rows : call_.reach.hop;
         for (int64_t i = thread(); i < kept * call_.features; i += kStepThreads) {
             const int64_t row = i / call_.features, d = i % call_.features;
+            if (position_ + row < 0) continue;  // frames before the first do not exist
             ring_row(call_.key_ring, position_ + row)[d] = new_row(call_.k, row)[d];
             ring_row(call_.value_ring, position_ + row)[d] = new_row(call_.v, row)[d];
         }

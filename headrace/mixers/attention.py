@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from headrace.ops import acausal
+from headrace.ops import acausal, llsa_step, sa_step
 from headrace.positions import Rotation, rotate
-from headrace.reach import Blocks, Everything, Reach
+from headrace.reach import Band, Blocks, Everything, Reach
+from headrace.streaming import Entries, Entry, Live
 
 
 class Attention(nn.Module):
@@ -76,6 +77,63 @@ class Attention(nn.Module):
     ) -> torch.Tensor:
         """q, k, v and the result: [N, H, T, D]; under ``Blocks`` as ``ops.llsa`` has them."""
         raise NotImplementedError
+
+    def entries(self, reach: Reach, hop: int, first_frame: int, is_first: bool) -> Entries:
+        """Live: rings of keys and values, the frame that comes next, and what the first layer under ``Blocks`` keeps.
+
+        Args:
+            hop: frames of a tick.
+            first_frame: that of the first new key.
+            is_first: whether the rows of a frame are one, as they are below the first layer.
+        """
+        assert isinstance(reach, Band | Blocks) and reach.look_back is not None
+        is_band = isinstance(reach, Band)
+        seen = reach.look_back + (reach.look_ahead if is_band else 0)
+        ring = Entry((self.num_heads, seen + hop, self.q_proj.out_features // self.num_heads))
+        entries = {"keys": ring, "values": ring, "next_frame": Entry((), first_frame, torch.int64)}
+        if is_first and not is_band:
+            line = Entry((ring.shape[0], reach.look_ahead, ring.shape[2]))
+            entries |= dict.fromkeys(("row_queries", "row_keys", "row_values"), line)
+        return entries
+
+    def tick(
+        self,
+        asked: torch.Tensor,
+        x: torch.Tensor,
+        lengths: torch.Tensor,
+        reach: Reach,
+        rotations: tuple[Rotation, Rotation] | None,
+        live: Live,
+        is_first: bool = False,
+        final_only: bool = False,
+    ) -> torch.Tensor:
+        """Live: the frames or rows ``asked`` attend.
+
+        Args:
+            asked: [S, m, C]; under a ``Band`` look_ahead frames behind x, under ``Blocks`` the block's rows.
+            x: [S, m, C], the new frames, or the block's rows.
+            lengths: [S] int64.
+            rotations: of asked and of x.
+            is_first: asked and x hold the new frames alone, and the block's other rows were projected before.
+            final_only: give the block's final rows alone.
+        """
+        q, k, v = (
+            self._split_heads(linear(rows))
+            for linear, rows in ((self.q_proj, asked), (self.k_proj, x), (self.v_proj, x))
+        )
+        if rotations is not None:
+            q, k = rotate(q, rotations[0]), rotate(k, rotations[1])
+        if is_first and isinstance(reach, Blocks):
+            q, k, v = (
+                live.shift(name, rows, 2) for name, rows in (("row_queries", q), ("row_keys", k), ("row_values", v))
+            )
+        state = (live.whole("keys"), live.whole("values"), live.whole("next_frame"), live.slots)
+        if isinstance(reach, Blocks):
+            y = llsa_step(q[:, :, : reach.hop] if final_only else q, k, v, *state, reach, lengths)
+        else:
+            assert isinstance(reach, Band)
+            y = sa_step(q, k, v, *state, reach, lengths)
+        return self.out_proj(y.movedim(1, -2).flatten(-2))
 
     def _attend_everything(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor | None

@@ -75,9 +75,13 @@ def _first_layer(
     lengths: torch.Tensor | None,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """q, k, v: [N, H, T, D], laid out as views."""
+    """q, k, v: [N, H, T, D]: laid out as views, but where kernels take them as they are."""
     check_qkv("llsa", q, k, v, "N, H, T, D")
+    check_features("llsa", q)
     check_lengths("llsa", lengths, q, q.shape[2])
+    check_bias("llsa", bias, q, blocks)
+    if runs_native(q) and q.device.type == "cpu" and not blocks.per_block:
+        return native.llsa_first_layer(q, k, v, blocks, lengths, bias)
     if lengths is None and q.shape[2] % blocks.hop:
         lengths = torch.full(q.shape[:1], q.shape[2], dtype=torch.int64, device=q.device)
     return llsa(lay_out(q, blocks), lay_out(k, blocks), lay_out(v, blocks), blocks, lengths, bias)

@@ -59,14 +59,16 @@ def _build_record(folder: Path) -> dict[str, Any]:
 
 
 def _register() -> None:
-    for name, num_reach_arguments in (("sa", 2), ("llsa", 4)):
+    fakes = {"sa": _fake_forward, "llsa": _fake_forward, "llsa_first_layer": _fake_first_layer}
+    for name, num_reach_arguments in (("sa", 2), ("llsa", 4), ("llsa_first_layer", 3)):
         forward, backward = f"headrace::{name}", f"headrace::{name}_backward"
-        torch.library.register_fake(forward, _fake_forward)
+        torch.library.register_fake(forward, fakes[name])
         torch.library.register_fake(backward, _fake_backward)
         grads = _gradient(getattr(torch.ops.headrace, f"{name}_backward"), num_reach_arguments)
         torch.library.register_autograd(forward, grads, setup_context=_save)
         torch.library.register_autograd(backward, _no_second_gradient(name))
-        torch.library.register_fake(f"headrace::{name}_step", _fake_step)
+    for name in ("sa_step", "llsa_step"):
+        torch.library.register_fake(f"headrace::{name}", _fake_step)
 
 
 def _compute_type(q: torch.Tensor) -> torch.dtype:
@@ -77,6 +79,22 @@ def _fake_forward(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Any, bias: Any, *reach: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=_compute_type(q))
+
+
+def _fake_first_layer(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    lengths: Any,
+    bias: Any,
+    look_ahead: int,
+    look_back: int,
+    hop: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    N, H, T, D = q.shape
+    P, R = (T + hop - 1) // hop, hop + look_ahead
+    y = q.new_empty(N, P, R, H, D).movedim(3, 1)
+    return y, q.new_empty(N, H, P, R, dtype=_compute_type(q))
 
 
 def _fake_backward(
@@ -118,7 +136,8 @@ def _gradient(operation: Any, num_reach_arguments: int) -> Any:
 
 def _no_second_gradient(name: str) -> Any:
     def backward(ctx: Any, *_: Any) -> None:
-        raise RuntimeError(f"headrace.ops.{name} has no second gradient; headrace.ops.reference.{name} has.")
+        op = name.partition("_")[0]
+        raise RuntimeError(f"headrace.ops.{op} has no second gradient; headrace.ops.reference.{op} has.")
 
     return backward
 
@@ -146,6 +165,19 @@ def llsa(
     """``headrace.ops.llsa`` by the kernels, with arguments that were checked there."""
     reach = (blocks.look_ahead, _number(blocks.look_back), blocks.hop, blocks.per_block)
     return torch.ops.headrace.llsa(q, k, v, lengths, _as_computed(bias, q), *reach)[0]
+
+
+def llsa_first_layer(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    blocks: Blocks,
+    lengths: torch.Tensor | None,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """``headrace.ops.llsa`` of [N, H, T, D] on the CPU: one row of scores a frame; its rows are prefixes of it."""
+    reach = (blocks.look_ahead, _number(blocks.look_back), blocks.hop)
+    return torch.ops.headrace.llsa_first_layer(q, k, v, lengths, _as_computed(bias, q), *reach)[0]
 
 
 def _number(look_back: int | None) -> int:

@@ -3,7 +3,8 @@
 
 A ring [slots, H, frames, D] holds the final keys (or values) of the last frames of each slot, frame s at s % frames; a
 slot is the place of one stream. ``positions`` [slots] counts the frames that a slot has taken; 0 starts a stream anew,
-whatever its ring holds. Rings and positions are changed in place.
+whatever its ring holds, and a negative number starts it with frames that do not exist: unseen, and zero in the result.
+Rings and positions are changed in place.
 """
 
 from __future__ import annotations

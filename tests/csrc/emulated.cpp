@@ -66,7 +66,8 @@ struct Given {
                          bias,
                          reading(0),
                          reading(1),
-                         reading(2)};
+                         reading(2),
+                         {}};
     }
 };
 

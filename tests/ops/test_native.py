@@ -20,9 +20,12 @@ from headrace.reach import Band, Blocks
 pytestmark = pytest.mark.skipif(not native.STATUS.is_loaded, reason=native.STATUS.reason)
 
 LONGEST_LITERAL = 97  # frames; the definition's loops over more are slow, and run in `make test-all`
+# the first layer, as the GPU, sums P dP in another order than dP: the gradient of a lone key is rounding, not nothing
+LEAST = {"sa": 1e-30, "llsa": 1e-30, "first layer": 0.03}
 CASES = {
     "sa": covering_array(PARAMETERS),
     "llsa": covering_array({**PARAMETERS, **OF_BLOCKS}, seed=1),
+    "first layer": covering_array({**PARAMETERS, "hop": OF_BLOCKS["hop"], "per_block": [False]}, seed=2),
 }
 
 
@@ -42,7 +45,7 @@ def check_against_the_definition(op, case):
     torch.manual_seed(len(name_of(case)))
     problem = Problem(op, case)
     truth = problem.literal() if problem.frames <= LONGEST_LITERAL else problem.torch(torch.float64)
-    check(problem, problem.native(), truth)
+    check(problem, problem.native(), truth, least=LEAST[op])
 
 
 @each_case("sa")
@@ -55,14 +58,38 @@ def test_llsa_is_the_definition_for_every_pair_of_values(case, poisoned):
     check_against_the_definition("llsa", case)
 
 
+@each_case("first layer")
+def test_llsa_of_the_first_layer_is_the_definition_for_every_pair_of_values(case, poisoned):
+    check_against_the_definition("first layer", case)
+
+
+def test_a_key_ahead_that_outweighs_all_others_is_not_lost():
+    """Rows of a frame share exponentials: the largest score may come with the last key, or leave with it."""
+    blocks = Blocks(3, 8)
+    torch.manual_seed(0)
+    for place in range(12):
+        q, k, v = (torch.randn(1, 1, 12, 16) for _ in range(3))
+        q, k = q.abs(), k * 0.1
+        k[:, :, place] = 90.0
+        grad = torch.randn(1, 1, 12, 4, 16)
+        results = []
+        for dtype, backend in ((torch.float32, "native"), (torch.float64, "torch")):
+            leaves = [x.to(dtype).requires_grad_() for x in (q, k, v)]
+            with ops.backend(backend):
+                y = ops.llsa(*leaves, blocks)
+            results.append([y.double(), *(g.double() for g in torch.autograd.grad(y, leaves, grad.to(dtype)))])
+        for got, truth in zip(*results, strict=True):
+            torch.testing.assert_close(got, truth, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("op", ["sa", "llsa"])
+@pytest.mark.parametrize("op", ["sa", "llsa", "first layer"])
 @pytest.mark.parametrize("frames", [333, 1500])
 def test_long_utterances_are_the_literal_loops(op, frames):
     torch.manual_seed(0)
     case = {"T": frames, "A": 8, "B": 64, "D": 64, "dtype": torch.float32, "memory": "contiguous", "lengths": "ragged"}
     problem = Problem(op, {**case, "items": 2, "bias": True, "hop": 1, "per_block": False})
-    check(problem, problem.native(), problem.literal())
+    check(problem, problem.native(), problem.literal(), least=LEAST[op])
 
 
 @settings(max_examples=40, deadline=None)
@@ -71,9 +98,9 @@ def test_any_reach_is_the_torch_path(frames, ahead, back, hop, per_block):
     torch.manual_seed(frames)
     case = {"T": frames, "A": ahead, "B": back, "D": 16, "dtype": torch.float32, "memory": "contiguous"}
     case |= {"lengths": "ragged", "items": 2, "bias": True, "hop": hop, "per_block": per_block}
-    for op in ("sa", "llsa"):
+    for op in ("sa", "llsa", *([] if per_block else ["first layer"])):
         problem = Problem(op, case)
-        check(problem, problem.native(), problem.torch(torch.float64))
+        check(problem, problem.native(), problem.torch(torch.float64), least=LEAST[op])
 
 
 @pytest.mark.parametrize(
@@ -85,14 +112,17 @@ def test_any_reach_is_the_torch_path(frames, ahead, back, hop, per_block):
         ("llsa", Blocks(8, 64)),
         ("llsa", Blocks(3, 300, 4)),
         ("llsa", Blocks(0, 64, 16, per_block=True)),
+        ("first layer", Blocks(8, 64)),
+        ("first layer", Blocks(3, 300, 4)),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("length", [None, 1100, 750, 3], ids=lambda n: f"length {n}")
 def test_bits_are_the_same_twice_and_for_any_number_of_threads(op, reach, length, poisoned):
     torch.manual_seed(0)
-    shape = (1, 2, 1500, 32) if op == "sa" else (1, 2, num_blocks(1500, reach), reach.rows, 32)
-    q, k, v, grad = (torch.randn(shape) for _ in range(4))
+    rows = (1, 2, 1500, 32) if op == "sa" else (1, 2, num_blocks(1500, reach), reach.rows, 32)
+    q, k, v = (torch.randn((1, 2, 1500, 32) if op == "first layer" else rows) for _ in range(3))
+    grad, function = torch.randn(rows), ops.sa if op == "sa" else ops.llsa
     lengths = None if length is None else torch.tensor([length])
     bias = None if reach.look_back is None else torch.randn(2, 1 + reach.offsets()[1] - reach.offsets()[0])
     before, results = torch.get_num_threads(), []
@@ -100,7 +130,7 @@ def test_bits_are_the_same_twice_and_for_any_number_of_threads(op, reach, length
         for threads in (1, 2, 2, 3):
             torch.set_num_threads(threads)
             leaves = [x.detach().requires_grad_() for x in (q, k, v, *([] if bias is None else [bias]))]
-            y = getattr(ops, op)(*leaves[:3], reach, lengths, None if bias is None else leaves[3])
+            y = function(*leaves[:3], reach, lengths, None if bias is None else leaves[3])
             results.append([y, *torch.autograd.grad(y, leaves, grad)])
     finally:
         torch.set_num_threads(before)
@@ -108,7 +138,7 @@ def test_bits_are_the_same_twice_and_for_any_number_of_threads(op, reach, length
         assert all(torch.equal(a, b) for a, b in zip(results[0], again, strict=True))
     with ops.backend("torch"):
         exact = [x.detach().double().requires_grad_() for x in (q, k, v, *([] if bias is None else [bias]))]
-        y = getattr(ops, op)(*exact[:3], reach, lengths, None if bias is None else exact[3])
+        y = function(*exact[:3], reach, lengths, None if bias is None else exact[3])
         truth = [y, *torch.autograd.grad(y, exact, grad.double())]
     assert max(relative_errors([x.double() for x in results[0]], truth)) <= BACKWARD
 
@@ -116,8 +146,12 @@ def test_bits_are_the_same_twice_and_for_any_number_of_threads(op, reach, length
 @pytest.mark.parametrize("biased", [False, True], ids=["plain", "bias"])
 @pytest.mark.parametrize(
     ("op", "shape", "reach"),
-    [("sa", (2, 2, 7, 4), Band(1, 2)), ("llsa", (2, 2, 3, 4, 4), Blocks(2, 3, 2))],
-    ids=["sa", "llsa"],
+    [
+        ("sa", (2, 2, 7, 4), Band(1, 2)),
+        ("llsa", (2, 2, 3, 4, 4), Blocks(2, 3, 2)),
+        ("llsa", (2, 2, 5, 4), Blocks(2, 3, 2)),
+    ],
+    ids=["sa", "llsa", "first layer"],
 )
 def test_gradcheck(op, shape, reach, biased):
     torch.manual_seed(0)
@@ -140,6 +174,14 @@ def test_opcheck(op, dtype):
     torch.library.opcheck(operation, (q, k, v, None, None, *reach))
 
 
+def test_opcheck_of_the_first_layer():
+    q, k, v = (torch.randn(2, 2, 9, 16, requires_grad=True) for _ in range(3))
+    bias = torch.randn(2, 7, requires_grad=True)
+    operation = torch.ops.headrace.llsa_first_layer
+    torch.library.opcheck(operation, (q, k, v, torch.tensor([9, 4]), bias, 2, 3, 2))
+    torch.library.opcheck(operation, (q, k, v, None, None, 2, 3, 2))
+
+
 @pytest.mark.parametrize("op", ["sa_step", "llsa_step"])
 def test_opcheck_of_ticks(op):
     q, k, v = (torch.randn(2, 2, 3, 16) for _ in range(3))
@@ -149,10 +191,10 @@ def test_opcheck_of_ticks(op):
     torch.library.opcheck(getattr(torch.ops.headrace, op), arguments)
 
 
-@pytest.mark.parametrize("op", ["sa", "llsa"])
+@pytest.mark.parametrize("op", ["sa", "llsa", "first layer"])
 def test_compiles_whole_for_any_number_of_frames(op):
     reach = Band(2, 3) if op == "sa" else Blocks(2, 3, 2)
-    function = getattr(ops, op)
+    function = ops.sa if op == "sa" else ops.llsa
     compiled = torch.compile(
         lambda q, k, v, lengths: function(q, k, v, reach, lengths).sin(),
         fullgraph=True,
@@ -160,7 +202,7 @@ def test_compiles_whole_for_any_number_of_frames(op):
         backend="aot_eager",
     )
     for frames in (5, 9, 17):
-        shape = (2, 2, frames, 16) if op == "sa" else (2, 2, frames, 4, 16)
+        shape = (2, 2, frames, 4, 16) if op == "llsa" else (2, 2, frames, 16)
         inputs = [torch.randn(shape, requires_grad=True) for _ in range(3)]
         lengths = torch.tensor([frames, 3])
         got = torch.autograd.grad(compiled(*inputs, lengths).sum(), inputs)
@@ -192,11 +234,17 @@ def test_result_has_the_strides_of_q_so_that_heads_join_without_a_copy():
     assert y.stride() == q.stride()
 
 
-def test_first_layer_input_needs_no_copy_of_its_frames():
+def test_rows_that_share_memory_need_no_copy():
     blocks = Blocks(3, 8)
     frames = torch.randn(1, 2, 40, 16)
     rows = lay_out(frames, blocks)
     assert torch.equal(ops.llsa(rows, rows, rows, blocks), ops.llsa(*[rows.contiguous()] * 3, blocks))
+
+
+def test_heads_of_the_first_layers_result_join_without_a_copy():
+    q = torch.randn(2, 3, 9, 16)
+    y = ops.llsa(q, q, q, Blocks(2, 4))
+    assert y.movedim(1, -2).is_contiguous()
 
 
 @pytest.mark.parametrize("name", native.STATUS.build.get("instruction_sets", []))

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The certificate of an encoder: how late it says it is, whether that is so, and how fast it runs here.
+
+Claimed: computed from the reach and the front-end. Proved: ``headrace.latency``, through the whole encoder and through
+encoders of other depths. Measured: live against the whole utterance, and the time of a step.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import platform
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from headrace.config import EncoderConfig
+from headrace.encoder import SpeechEncoder
+from headrace.latency import Claim, Grid, LayerProof, prove
+from headrace.ops import native
+from headrace.reach import Blocks, look_ahead
+
+DEPTHS = (2, 4, 8, 12)
+MARGIN_SECONDS = 0.6  # of audio behind the longest wait, so that there are frames on both sides of it
+LIVE_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+PERCENTILES = (50, 95, 99)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part of an encoder makes a frame wait for, at most."""
+
+    name: str
+    milliseconds: float | None  # None: the whole utterance
+
+
+@dataclass(frozen=True)
+class Depth:
+    """The same kind of encoder with another number of layers: the last hidden state's wait."""
+
+    num_layers: int
+    claimed_ms: float | None
+    observed_ms: float | None
+    holds: bool
+
+
+@dataclass(frozen=True)
+class LiveCheck:
+    """Live against the whole utterance, all hidden states: the largest difference, relative to the largest value."""
+
+    difference: dict[str, float]  # by dtype
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of steps of one hop, one stream."""
+
+    threads: int
+    step_ms: dict[str, float]  # p50, p95, p99
+    audio_ms: float  # of a step
+    real_time_factor: float  # time spent for each unit of audio
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """See ``certify``."""
+
+    encoder: dict[str, Any]
+    machine: dict[str, Any]
+    grid: Grid
+    parts: list[Part]
+    layers: list[LayerProof]
+    depths: list[Depth]
+    live: LiveCheck | None
+    cannot_run_live: str | None
+    speeds: list[Speed]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every claim does."""
+        live = self.live is None or self.live.holds
+        return live and all(proof.holds for proof in [*self.layers, *self.depths])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**dataclasses.asdict(self), "holds": self.holds}
+
+
+def certify(encoder: SpeechEncoder, timed_seconds: float = 10.0, seed: int = 0) -> Certificate:
+    """Certify an encoder. It is left as it is.
+
+    Args:
+        timed_seconds: of audio, stepped through once for each number of threads; 0 leaves speed out.
+
+    Raises:
+        ValueError: an encoder in training mode.
+    """
+    if encoder.training:
+        raise ValueError("an encoder in training mode drops and skips at random; call encoder.eval() first.")
+    config = encoder.config
+    exact = copy.deepcopy(encoder).double()
+    claim = Claim.of(exact)
+    cannot = _why_not_live(encoder)
+    return Certificate(
+        encoder=config.to_dict(),
+        machine=_machine(),
+        grid=claim.grid,
+        parts=parts_of(config, claim),
+        layers=prove(_states_of(exact), claim, _proof_samples(claim), seed=seed),
+        depths=[_prove_depth(config, num_layers, seed) for num_layers in DEPTHS],
+        live=_live_against_whole(encoder, exact, seed) if cannot is None else None,
+        cannot_run_live=cannot,
+        speeds=_speeds(encoder, timed_seconds, seed) if cannot is None and timed_seconds else [],
+    )
+
+
+def parts_of(config: EncoderConfig, claim: Claim) -> list[Part]:
+    """The sum of them is the wait of the last hidden state."""
+    ahead, reach, grid = look_ahead(config.stack), config.reaches[0], claim.grid
+    hop = reach.hop - 1 if isinstance(reach, Blocks) else 0
+    frame_ms = grid.milliseconds(grid.stride_samples)
+    return [
+        Part("mean and variance of the waveform", None if config.normalize_waveform else 0.0),
+        Part("window of a frame", None if claim.is_whole else grid.milliseconds(grid.window_samples)),
+        Part("positions", claim.positions_ahead * frame_ms),
+        Part("mixer's look-ahead", None if ahead is None else (ahead - hop) * frame_ms),
+        Part("rest of the block (hop)", hop * frame_ms),
+    ]
+
+
+def _why_not_live(encoder: SpeechEncoder) -> str | None:
+    try:
+        encoder.init_state()
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _states_of(encoder: SpeechEncoder) -> Any:
+    return lambda waveform: encoder(waveform).hidden_states
+
+
+def _proof_samples(claim: Claim) -> int:
+    """Samples that end with a frame's window, and hold frames on both sides of the longest wait."""
+    grid, wait = claim.grid, claim.wait_ms(len(claim.stacks) - 1)
+    seconds = (wait or 1000.0) / 1000 + MARGIN_SECONDS
+    frames = int(seconds * grid.sample_rate / grid.stride_samples)
+    return frames * grid.stride_samples + grid.window_samples
+
+
+def _prove_depth(config: EncoderConfig, num_layers: int, seed: int) -> Depth:
+    """A narrow encoder with this one's reach, positions, norms and convolutions: depth is about who sees whom."""
+    ahead = config.look_ahead
+    if isinstance(ahead, list):
+        ahead = [ahead[i % len(ahead)] for i in range(num_layers)]
+    narrow = dataclasses.replace(
+        config, num_layers=num_layers, look_ahead=ahead, embed_dim=16, ffn_dim=16, num_heads=1, position_groups=1,
+        conv_layers=[[8, kernel, stride] for _, kernel, stride in config.conv_layers],
+        attention_dropout=0.0, layerdrop=0.0,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = SpeechEncoder(narrow).double().eval()
+    claim = Claim.of(encoder)
+    last = prove(_states_of(encoder), claim, _proof_samples(claim), num_places=6, num_frames=3, seed=seed)[-1]
+    return Depth(num_layers, last.claimed_ms, last.observed_ms, last.holds)
+
+
+def _live_against_whole(encoder: SpeechEncoder, exact: SpeechEncoder, seed: int) -> LiveCheck:
+    generator = torch.Generator().manual_seed(seed)
+    waveform = torch.randn(1, encoder.config.sample_rate * 3, generator=generator, dtype=torch.float64)
+    cuts = sorted(torch.randint(0, waveform.shape[1], (6,), generator=generator).tolist())
+    difference = {}
+    for each in (exact, encoder):
+        dtype = next(each.parameters()).dtype
+        state = each.init_state(hidden_states="all")
+        outs, samples = [], waveform.to(dtype)
+        for begin, end in zip([0, *cuts], [*cuts, samples.shape[1]], strict=True):
+            outs.append(each.step(samples[:, begin:end], state)[0])
+        outs.append(each.finish(state)[0])
+        with torch.no_grad():
+            whole = each(samples).hidden_states
+        live = [torch.cat(parts, 1) for parts in zip(*(out.hidden_states for out in outs), strict=True)]
+        difference[str(dtype)] = max(_difference(a, b) for a, b in zip(live, whole, strict=True))
+    limits = {str(dtype): limit for dtype, limit in LIVE_TOLERANCE.items()}
+    return LiveCheck(difference, all(found <= limits.get(dtype, 1e-2) for dtype, found in difference.items()))
+
+
+def _difference(live: torch.Tensor, whole: torch.Tensor) -> float:
+    if live.shape != whole.shape:
+        return float("inf")
+    return float((live - whole).abs().max() / whole.abs().max())
+
+
+def _speeds(encoder: SpeechEncoder, seconds: float, seed: int) -> list[Speed]:
+    before = torch.get_num_threads()
+    try:
+        return [_speed(encoder, seconds, threads, seed) for threads in sorted({1, before})]
+    finally:
+        torch.set_num_threads(before)
+
+
+def _speed(encoder: SpeechEncoder, seconds: float, threads: int, seed: int) -> Speed:
+    torch.set_num_threads(threads)
+    state = encoder.init_state()
+    clock = encoder.clock(state)
+    like = next(encoder.parameters())
+    generator = torch.Generator().manual_seed(seed)
+    samples = torch.randn(1, clock.tick_samples, generator=generator).to(like)
+    audio_ms = 1000 * clock.tick_samples / encoder.config.sample_rate
+    times = []
+    for tick in range(max(20, int(1000 * seconds / audio_ms)) + 5):
+        start = time.perf_counter()
+        encoder.step(samples, state)
+        if tick >= 5:
+            times.append(1000 * (time.perf_counter() - start))
+    cuts = statistics.quantiles(times, n=100, method="inclusive")
+    step_ms = {f"p{percent}": cuts[percent - 1] for percent in PERCENTILES}
+    return Speed(threads, step_ms, audio_ms, sum(times) / len(times) / audio_ms)
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "kernels": native.STATUS.cpu_instruction_set if native.STATUS.is_loaded else None,
+    }

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How late are hidden states, proved from samples to every layer: for any function from a waveform to hidden states.
+
+A frame of a layer may depend on samples up to its claim, and on no later one. Both sides are proved: when all samples
+behind the claim are replaced, nothing may change, not by one bit; and the gradient of a random projection of the frame
+is not zero at the last sample of the claim. Where there is no claim, the gradient says what a frame waits for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from headrace.encoder import SpeechEncoder
+from headrace.reach import Stack
+
+Encode = Callable[[torch.Tensor], Sequence[torch.Tensor]]
+"""[1, samples] -> hidden states, [1, T, C] each, the lowest first."""
+
+WHOLE_UTTERANCE = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How frames lie over samples: frame t starts at sample t * stride_samples."""
+
+    stride_samples: int
+    window_samples: int
+    sample_rate: int
+
+    @classmethod
+    def of(cls, encoder: SpeechEncoder) -> Grid:
+        """An encoder's."""
+        frontend = encoder.frontend
+        return cls(frontend.stride_samples, frontend.window_samples, encoder.config.sample_rate)
+
+    def milliseconds(self, num_samples: float) -> float:
+        """How long so many samples last."""
+        return 1000 * num_samples / self.sample_rate
+
+    def wait_ms(self, t: int, last_sample: int) -> float:
+        """From the start of frame t to the end of the last sample that it depends on."""
+        return self.milliseconds(last_sample + 1 - t * self.stride_samples)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What an encoder says of itself, computed from its reach and its front-end, never typed."""
+
+    grid: Grid
+    stacks: tuple[Stack, ...]  # of each hidden state, the input of layer 1 first
+    positions_ahead: int  # frames that a centred positional convolution looks ahead
+    is_whole: bool  # whether the front-end looks at the whole utterance
+
+    @classmethod
+    def of(cls, encoder: SpeechEncoder) -> Claim:
+        """An encoder's."""
+        config = encoder.config
+        stacks = tuple(Stack(config.reaches[:depth]) for depth in range(config.num_layers + 1))
+        ahead = (config.position_kernel - 1) // 2 if config.positions == "conv" else 0
+        return cls(Grid.of(encoder), stacks, ahead, config.conv_norm == "group_norm")
+
+    def last_sample(self, layer: int, t: int) -> int | None:
+        """The last sample that frame t of a hidden state may depend on; None is the end of the utterance."""
+        last = self.stacks[layer].last(t)
+        if last is None or self.is_whole:
+            return WHOLE_UTTERANCE
+        return (last + self.positions_ahead) * self.grid.stride_samples + self.grid.window_samples - 1
+
+    def wait_ms(self, layer: int) -> float | None:
+        """The longest wait of any frame of a hidden state; None where it waits for the whole utterance."""
+        hops = max([getattr(reach, "hop", 1) for reach in self.stacks[layer].layers], default=1)
+        waits = [(t, self.last_sample(layer, t)) for t in range(hops)]
+        if any(last is None for _, last in waits):
+            return WHOLE_UTTERANCE
+        return max(self.grid.wait_ms(t, last) for t, last in waits if last is not None)
+
+
+@dataclass(frozen=True)
+class LayerProof:
+    """What was found of one hidden state.
+
+    claimed_ms, observed_ms: the longest wait of the frames that were tried; None is the whole utterance.
+    frames: how many frames' gradients were looked at.
+    changes: frames that changed when only samples behind their claim did; what they changed by at most.
+    holds: no frame changed, and each depends on the very last sample of its claim and on none behind it.
+    """
+
+    layer: int
+    claimed_ms: float | None
+    observed_ms: float | None
+    frames: int
+    changes: int
+    largest_change: float
+    holds: bool
+
+
+def prove(
+    encode: Encode,
+    claim: Claim,
+    num_samples: int,
+    num_places: int = 12,
+    num_frames: int = 5,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> list[LayerProof]:
+    """Hold an encoder against its claim, on noise of ``num_samples`` samples.
+
+    Args:
+        num_places: samples from which on everything is replaced, half of them right behind a frame's claim.
+        num_frames: frames of each hidden state whose gradient is taken.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    waveform = torch.randn(1, num_samples, generator=generator, dtype=torch.float64).to(dtype)
+    with torch.no_grad():
+        truth = [state[0].clone() for state in encode(waveform)]
+    length = len(truth[0])
+    chosen = sorted({int(t) for t in torch.linspace(0, length - 1, num_frames)})
+    tight = [claim.last_sample(len(truth) - 1, t) for t in chosen]
+    places = [last + 1 for last in tight if last is not None and last + 1 < num_samples]
+    drawn = torch.randint(1, num_samples, (max(0, num_places - len(places)),), generator=generator).tolist()
+    changes = [_Changes() for _ in truth]
+    for place in sorted({*places, *drawn}):
+        other = waveform.clone()
+        other[:, place:] = torch.randn(1, num_samples - place, generator=generator, dtype=torch.float64).to(dtype)
+        with torch.no_grad():
+            states = encode(other)
+        for layer, state in enumerate(states):
+            early = [t for t in range(length) if _before(claim.last_sample(layer, t), place)]
+            changes[layer].add(truth[layer][early], state[0][early])
+    observed = observe(encode, waveform, chosen, generator)
+    return [
+        _layer_proof(claim, layer, chosen, observed[layer], changes[layer], num_samples) for layer in range(len(truth))
+    ]
+
+
+def observe(
+    encode: Encode, waveform: torch.Tensor, frames: Sequence[int], generator: torch.Generator
+) -> list[list[int]]:
+    """For each hidden state and each of the frames, the last sample with a non-zero gradient; -1 where none has any.
+
+    One direction of a frame may happen to be flat (a LayerNorm's sum is): random ones are not.
+    """
+    waveform = waveform.detach().requires_grad_()
+    states = encode(waveform)
+    found = []
+    for state in states:
+        direction = torch.randn(state.shape[-1], generator=generator, dtype=torch.float64).to(state)
+        gradients = (torch.autograd.grad(state[0, t] @ direction, waveform, retain_graph=True)[0] for t in frames)
+        found.append([_last_nonzero(gradient) for gradient in gradients])
+    return found
+
+
+def _last_nonzero(gradient: torch.Tensor) -> int:
+    places = gradient[0].nonzero()
+    return int(places[-1]) if len(places) else -1
+
+
+def _before(last: int | None, place: int) -> bool:
+    return last is not None and last < place
+
+
+class _Changes:
+    def __init__(self) -> None:
+        self.frames, self.largest = 0, 0.0
+
+    def add(self, truth: torch.Tensor, state: torch.Tensor) -> None:
+        difference = (state - truth).abs().flatten(1).amax(1) if len(truth) else truth.new_zeros(0)
+        difference = difference.nan_to_num(float("inf"))
+        self.frames += int((difference != 0).sum())
+        self.largest = max(self.largest, float(difference.max()) if len(difference) else 0.0)
+
+
+def _layer_proof(
+    claim: Claim, layer: int, frames: Sequence[int], observed: Sequence[int], changes: _Changes, num_samples: int
+) -> LayerProof:
+    claimed = [claim.last_sample(layer, t) for t in frames]
+    ends = [num_samples - 1 if last is None else min(last, num_samples - 1) for last in claimed]
+    # a frame whose claim lies behind the utterance waits for less than it might
+    waits = [
+        claim.grid.wait_ms(t, found)
+        for t, found, last in zip(frames, observed, claimed, strict=True)
+        if _before(last, num_samples)
+    ]
+    return LayerProof(
+        layer=layer,
+        claimed_ms=claim.wait_ms(layer),
+        observed_ms=max(waits, default=WHOLE_UTTERANCE),
+        frames=len(frames),
+        changes=changes.frames,
+        largest_change=changes.largest,
+        holds=changes.frames == 0 and list(observed) == ends,
+    )
