@@ -81,6 +81,31 @@ def memory(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def live(results: dict[str, Any]) -> list[str]:
+    """Each part's rows, then its target."""
+    lines: list[str] = []
+    for name, part in results["parts"].items():
+        keys = list(part["rows"][0])
+        shown = [key for key in keys if key not in ("met", "at_most")]
+        lines += [f"**{name}**", "", f"| {' | '.join(shown)} |", f"| {' | '.join('---' for _ in shown)} |"]
+        for row in part["rows"]:
+            cells = [f"{row[key]:.3g}" if isinstance(row[key], float) else str(row[key]) for key in shown]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+        for row in part["rows"]:
+            if row.get("at_most") is not None:
+                lines.append(
+                    f"- {sign(row['met'])}{row['way']}: real-time factor {row['real_time_factor']:.2f}, at most "
+                    f"{row['at_most']:.2f} wanted"
+                )
+        if "target" in part:
+            target = part["target"]
+            wanted = f"at least {target['at_least']}" if "at_least" in target else f"at most {target['at_most']}"
+            lines.append(f"- {sign(target['met'])}{target['what']}: {target['reached']:.2f} x, {wanted} wanted")
+        lines.append("")
+    return lines[:-1]
+
+
 def gpu(results: dict[str, Any]) -> list[str]:
     """Microseconds and shares of what memory allows, then the targets."""
     lines = [
@@ -128,7 +153,7 @@ def where(results: dict[str, Any], name: str) -> str:
     )
 
 
-TABLES = {"attention_cpu": attention, "training_cpu": training, "memory_cpu": memory, "gpu": gpu}
+TABLES = {"attention_cpu": attention, "training_cpu": training, "memory_cpu": memory, "live_cpu": live, "gpu": gpu}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,12 +14,14 @@ import platform
 import statistics
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from headrace.config import EncoderConfig
 from headrace.encoder import SpeechEncoder
+from headrace.int8 import to_int8
 from headrace.latency import Claim, Grid, LayerProof, prove
 from headrace.ops import native
 from headrace.reach import Blocks, look_ahead
@@ -27,6 +29,7 @@ from headrace.reach import Blocks, look_ahead
 DEPTHS = (2, 4, 8, 12)
 MARGIN_SECONDS = 0.6  # of audio behind the longest wait, so that there are frames on both sides of it
 LIVE_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+INT8_TOLERANCE = 0.1  # a difference in the last bit of fp32 may become one in the last of 8
 PERCENTILES = (50, 95, 99)
 
 
@@ -78,6 +81,7 @@ class Certificate:
     depths: list[Depth]
     live: LiveCheck | None
     cannot_run_live: str | None
+    int8_difference: float | None  # of the last hidden state with 8-bit weights, relative to fp32's norm; None: fp32
     speeds: list[Speed]
 
     @property
@@ -91,11 +95,12 @@ class Certificate:
         return {**dataclasses.asdict(self), "holds": self.holds}
 
 
-def certify(encoder: SpeechEncoder, timed_seconds: float = 10.0, seed: int = 0) -> Certificate:
+def certify(encoder: SpeechEncoder, timed_seconds: float = 10.0, int8: bool = False, seed: int = 0) -> Certificate:
     """Certify an encoder. It is left as it is.
 
     Args:
         timed_seconds: of audio, stepped through once for each number of threads; 0 leaves speed out.
+        int8: run live and measure with 8-bit weights.
 
     Raises:
         ValueError: an encoder in training mode.
@@ -106,6 +111,7 @@ def certify(encoder: SpeechEncoder, timed_seconds: float = 10.0, seed: int = 0) 
     exact = copy.deepcopy(encoder).double()
     claim = Claim.of(exact)
     cannot = _why_not_live(encoder)
+    runs = encoder if not int8 else to_int8(copy.deepcopy(encoder))
     return Certificate(
         encoder=config.to_dict(),
         machine=_machine(),
@@ -113,9 +119,10 @@ def certify(encoder: SpeechEncoder, timed_seconds: float = 10.0, seed: int = 0) 
         parts=parts_of(config, claim),
         layers=prove(_states_of(exact), claim, _proof_samples(claim), seed=seed),
         depths=[_prove_depth(config, num_layers, seed) for num_layers in DEPTHS],
-        live=_live_against_whole(encoder, exact, seed) if cannot is None else None,
+        live=_live_against_whole([runs] if int8 else [exact, runs], int8, seed) if cannot is None else None,
         cannot_run_live=cannot,
-        speeds=_speeds(encoder, timed_seconds, seed) if cannot is None and timed_seconds else [],
+        int8_difference=_int8_difference(encoder, runs, seed) if int8 else None,
+        speeds=_speeds(runs, timed_seconds, seed) if cannot is None and timed_seconds else [],
     )
 
 
@@ -171,12 +178,23 @@ def _prove_depth(config: EncoderConfig, num_layers: int, seed: int) -> Depth:
     return Depth(num_layers, last.claimed_ms, last.observed_ms, last.holds)
 
 
-def _live_against_whole(encoder: SpeechEncoder, exact: SpeechEncoder, seed: int) -> LiveCheck:
+def _noise(encoder: SpeechEncoder, seconds: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(1, encoder.config.sample_rate * seconds, generator=generator, dtype=torch.float64)
+
+
+def _int8_difference(encoder: SpeechEncoder, int8: SpeechEncoder, seed: int) -> float:
+    waveform = _noise(encoder, 3, torch.Generator().manual_seed(seed)).float()
+    with torch.no_grad():
+        exact, rounded = (each(waveform).last_hidden_state for each in (encoder, int8))
+    return float((rounded - exact).norm() / exact.norm())
+
+
+def _live_against_whole(encoders: list[SpeechEncoder], int8: bool, seed: int) -> LiveCheck:
     generator = torch.Generator().manual_seed(seed)
-    waveform = torch.randn(1, encoder.config.sample_rate * 3, generator=generator, dtype=torch.float64)
+    waveform = _noise(encoders[0], 3, generator)
     cuts = sorted(torch.randint(0, waveform.shape[1], (6,), generator=generator).tolist())
     difference = {}
-    for each in (exact, encoder):
+    for each in encoders:
         dtype = next(each.parameters()).dtype
         state = each.init_state(hidden_states="all")
         outs, samples = [], waveform.to(dtype)
@@ -187,7 +205,7 @@ def _live_against_whole(encoder: SpeechEncoder, exact: SpeechEncoder, seed: int)
             whole = each(samples).hidden_states
         live = [torch.cat(parts, 1) for parts in zip(*(out.hidden_states for out in outs), strict=True)]
         difference[str(dtype)] = max(_difference(a, b) for a, b in zip(live, whole, strict=True))
-    limits = {str(dtype): limit for dtype, limit in LIVE_TOLERANCE.items()}
+    limits = {str(dtype): INT8_TOLERANCE if int8 else limit for dtype, limit in LIVE_TOLERANCE.items()}
     return LiveCheck(difference, all(found <= limits.get(dtype, 1e-2) for dtype, found in difference.items()))
 
 
@@ -225,8 +243,11 @@ def _speed(encoder: SpeechEncoder, seconds: float, threads: int, seed: int) -> S
 
 
 def _machine() -> dict[str, Any]:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return {
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": next(names, platform.processor() or platform.machine()),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "kernels": native.STATUS.cpu_instruction_set if native.STATUS.is_loaded else None,

@@ -43,6 +43,8 @@ def _live(certificate: Certificate) -> list[str]:
         found = ", ".join(f"{value:.1e} in {dtype}" for dtype, value in certificate.live.difference.items())
         sign = "" if certificate.live.holds else "  FAILS"
         text.append(f"live against the whole utterance: differs by {found}{sign}")
+    if certificate.int8_difference is not None:
+        text.append(f"8-bit weights: the last hidden state differs by {certificate.int8_difference:.1%} of its norm")
     for speed in certificate.speeds:
         times = ", ".join(f"{name} {value:.2f} ms" for name, value in speed.step_ms.items())
         threads = f"{speed.threads} thread{'s' if speed.threads > 1 else ''}"

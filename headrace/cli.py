@@ -10,12 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from headrace import certificate_page
+import numpy
+
+from headrace import certificate_page, stream
 from headrace.certificate import certify
 from headrace.checkpoint import load
 from headrace.checkpoint.files import written_whole
 from headrace.doctor import findings
 from headrace.export import export
+from headrace.head import load_head
+from headrace.latency import Claim
 from headrace.mixers import MIXERS
 from headrace.reach import look_ahead
 
@@ -35,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_export(commands)
     _add_latency(commands)
+    _add_stream(commands)
     _add_doctor(commands)
     return parser
 
@@ -69,11 +74,12 @@ def _add_latency(commands: Any) -> None:
     command.add_argument("folder", metavar="FOLDER", help="a portable folder")
     command.add_argument("--output", metavar="FOLDER", help="where latency.json and latency.png go; beside the model")
     command.add_argument("--seconds", type=float, default=10.0, help="audio to step through for speed; 0: none")
+    command.add_argument("--int8", action="store_true", help="with 8-bit weights")
     command.set_defaults(run=_latency)
 
 
 def _latency(options: argparse.Namespace) -> int:
-    certificate = certify(load(options.folder), options.seconds)
+    certificate = certify(load(options.folder), options.seconds, options.int8)
     print("\n".join(certificate_page.lines(certificate)))
     output = Path(options.output or options.folder)
     output.mkdir(parents=True, exist_ok=True)
@@ -84,6 +90,46 @@ def _latency(options: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"no picture: {error}", file=sys.stderr)
     return 0 if certificate.holds else 1
+
+
+def _add_stream(commands: Any) -> None:
+    command = commands.add_parser("stream", help="run live: frames, and text where the folder has a head")
+    command.add_argument("folder", metavar="FOLDER", help="a portable folder")
+    command.add_argument("source", metavar="FILE|-|mic", help="audio; - is raw 16-bit samples on standard input")
+    command.add_argument("--output", metavar="FILE.npy", help="where the frames [T, C] go")
+    command.add_argument("--int8", action="store_true", help="with 8-bit weights")
+    command.add_argument("--fast", action="store_true", help="as fast as possible, in place of real time")
+    command.set_defaults(run=_stream)
+
+
+def _stream(options: argparse.Namespace) -> int:
+    encoder, head = load(options.folder, options.int8), load_head(options.folder)
+    session = stream.Session(encoder, head)
+    chunks, is_live = stream.source_of(options.source, encoder.config.sample_rate, options.fast)
+    claim = Claim.of(encoder)
+    wait = claim.wait_ms(len(claim.stacks) - 1) or 0.0
+    frames: list[Any] = []
+
+    def on_given(given: stream.Given) -> None:
+        if options.output:
+            frames.append(given.frames.numpy())
+        print(given.text, end="", flush=True)
+
+    def on_progress(progress: stream.Progress) -> None:
+        late = is_live and progress.delay_seconds * 1000 > wait + stream.LATE_MS
+        behind = f"  SLOWER THAN REAL TIME: {progress.delay_seconds - wait / 1000:.1f} s behind, nothing is dropped"
+        delay = f"delay {progress.delay_seconds * 1000:.0f} ms ({wait:g} claimed)"
+        factor = f"real-time factor {progress.real_time_factor:.2f}"
+        line = f"[{progress.audio_seconds:7.1f} s]  {progress.frames} frames, {delay}, {factor}{behind if late else ''}"
+        print(line, file=sys.stderr)
+
+    stream.run(session, chunks, on_given, on_progress, is_live)
+    if head is not None:
+        print()
+    if options.output:
+        with written_whole(Path(options.output)) as partial, partial.open("wb") as file:
+            numpy.save(file, numpy.concatenate(frames))
+    return 0
 
 
 def _add_doctor(commands: Any) -> None:

@@ -153,6 +153,47 @@ def observe(
     return found
 
 
+def observe_waits(
+    encode: Encode,
+    grid: Grid,
+    num_samples: int,
+    num_places: int = 16,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> list[float | None]:
+    """For each hidden state of an encoder that claims nothing: the longest wait that was seen, in ms.
+
+    Everything from a sample on is replaced, at several places, and the earliest frame that changes has waited for that
+    sample or a later one; so the true wait is this or longer, by less than a quarter of a stride where it is bounded.
+    None: frames of the first half change with the last quarter of the utterance, which is to say that the encoder waits
+    for all of it, or for longer than half of what was tried.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    waveform = torch.randn(1, num_samples, generator=generator, dtype=torch.float64).to(dtype)
+    with torch.no_grad():
+        truth = [state[0].clone() for state in encode(waveform)]
+    waits: list[float | None] = [0.0] * len(truth)
+    for index in range(num_places):
+        # a quarter of a stride further each time: whatever the window is, some place lies right before its end
+        place = num_samples * (index + 1) // (num_places + 1) // grid.stride_samples * grid.stride_samples
+        place += (index % 4 + 1) * grid.stride_samples // 4
+        other = waveform.clone()
+        other[:, place:] = torch.randn(1, num_samples - place, generator=generator, dtype=torch.float64).to(dtype)
+        with torch.no_grad():
+            states = encode(other)
+        for layer, (state, before) in enumerate(zip(states, truth, strict=True)):
+            changed = (state[0] != before).any(-1).nonzero()
+            wait = waits[layer]
+            if not len(changed) or wait is None:
+                continue
+            first = int(changed[0])
+            if place > num_samples * 3 // 4 and first * grid.stride_samples < num_samples // 2:
+                waits[layer] = WHOLE_UTTERANCE
+            else:
+                waits[layer] = max(wait, grid.wait_ms(first, place))
+    return waits
+
+
 def _last_nonzero(gradient: torch.Tensor) -> int:
     places = gradient[0].nonzero()
     return int(places[-1]) if len(places) else -1

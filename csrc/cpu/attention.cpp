@@ -18,6 +18,7 @@
 
 #include "backward.h"
 #include "forward.h"
+#include "int8.h"
 #include "step.h"
 
 namespace headrace::HEADRACE_ISA {
@@ -90,6 +91,8 @@ const Kernels kKernels = {HEADRACE_TEXT(HEADRACE_ISA),
                           backward,
                           step_scratch_bytes,
                           step,
-                          add_borders};
+                          add_borders,
+                          int8_quantize,
+                          int8_product};
 
 }  // namespace headrace::HEADRACE_ISA

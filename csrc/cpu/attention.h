@@ -103,6 +103,26 @@ struct Step {
     const int64_t* slots;      // [streams], each once
 };
 
+// y = x W^T + bias with 8-bit weights (int8.h). Rows of x and of W are padded with zeros to `padded` numbers.
+constexpr int64_t kInt8Padding = 64;
+
+struct Int8Rows {
+    const float* x;  // [rows, depth], unit stride along depth
+    int64_t stride, depth, padded;
+    int16_t* to;    // [rows, padded]
+    float* scales;  // [rows]
+};
+
+struct Int8Product {
+    int64_t rows, channels, padded;
+    const int16_t* x;       // [rows, padded]
+    const float* x_scales;  // [rows]
+    const int8_t* weight;   // [channels, padded]
+    const float* weight_scales;
+    const float* bias;  // [channels]; null: none
+    float* y;           // [rows, channels]
+};
+
 // Tasks are independent; a task's result does not depend on which thread runs it.
 struct Kernels {
     const char* name;
@@ -116,6 +136,8 @@ struct Kernels {
     void (*step)(const Step&, int64_t first_task, int64_t end_task, void* scratch);  // streams * heads
     void (*add_borders)(const Backward&, int64_t first_task,
                         int64_t end_task);  // items * heads * (segments - 1)
+    void (*int8_quantize)(const Int8Rows&, int64_t first_row, int64_t end_row);
+    void (*int8_product)(const Int8Product&, int64_t first_channel, int64_t end_channel);
 };
 
 // The fastest kernels that this machine can run; HEADRACE_CPU=avx512|avx2|baseline asks for one.

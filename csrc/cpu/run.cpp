@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t kTasksWanted = 64;       // enough for the threads of a large machine
 constexpr int64_t kShortestSegment = 256;  // frames
+constexpr int64_t kInt8ChannelsOfTask = 64;
 
 struct Free {
     void operator()(void* memory) const { std::free(memory); }
@@ -168,6 +169,37 @@ Tensor Cpu::step(const Tensor& q_given, const Tensor& k_given, const Tensor& v_g
     int64_t* reached = static_cast<int64_t*>(positions.mutable_data_ptr());
     const int64_t taken = reach.is_band ? call.key_rows : reach.hop;
     for (int64_t i = 0; i < call.streams; ++i) reached[call.slots[i]] += taken;
+    return y;
+}
+
+Tensor Cpu::int8_linear(const Tensor& x_given, const Tensor& weight, const Tensor& scales,
+                        const OptionalTensor& bias) {
+    const Tensor x = with_unit_stride(x_given);
+    const int64_t rows = x.size(0), depth = x.size(1), channels = weight.size(0), padded = weight.size(1);
+    STD_TORCH_CHECK(padded % kInt8Padding == 0 && padded >= depth,
+                    "headrace: int8_linear: weight must be padded to a "
+                    "multiple of ",
+                    kInt8Padding, " of at least ", depth, ", got ", padded, ".");
+    Tensor y = torch::stable::new_empty(x, {rows, channels});
+    if (y.numel() == 0) return y;
+    const auto memory = allocate(static_cast<size_t>(rows) * (static_cast<size_t>(padded) * 2 + 4));
+    float* x_scales = static_cast<float*>(memory.get());
+    int16_t* quantized = reinterpret_cast<int16_t*>(x_scales + rows);
+    const Kernels& run = kernels();
+    const Int8Rows in{
+        static_cast<const float*>(x.const_data_ptr()), x.stride(0), depth, padded, quantized, x_scales};
+    run.int8_quantize(in, 0, rows);
+    const Int8Product call{rows,
+                           channels,
+                           padded,
+                           quantized,
+                           x_scales,
+                           static_cast<const int8_t*>(weight.const_data_ptr()),
+                           static_cast<const float*>(scales.const_data_ptr()),
+                           bias.has_value() ? static_cast<const float*>(bias->const_data_ptr()) : nullptr,
+                           static_cast<float*>(y.mutable_data_ptr())};
+    torch::stable::parallel_for(0, channels, kInt8ChannelsOfTask,
+                                [&](int64_t first, int64_t end) { run.int8_product(call, first, end); });
     return y;
 }
 

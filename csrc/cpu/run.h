@@ -31,6 +31,11 @@ struct Cpu {
                                                                const OptionalTensor& bias,
                                                                const Reach& reach);
 
+    // x [rows, depth] fp32, weight [channels, padded depth] int8, scales [channels], bias [channels] ->
+    // [rows, channels].
+    static Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& scales,
+                              const OptionalTensor& bias);
+
     // Changes rings and positions in place.
     static Tensor step(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& key_ring,
                        const Tensor& value_ring, const Tensor& positions, const Tensor& slots,

@@ -16,10 +16,12 @@ from headrace.checkpoint.files import check_replaceable, write_tensors, written_
 from headrace.checkpoint.names import check_state
 from headrace.config import EncoderConfig
 from headrace.encoder import SpeechEncoder
+from headrace.int8 import to_int8
 
 FORMAT_VERSION = 1
 REQUIRED = ("config.json", "model.safetensors")
-FILES = (*REQUIRED, *card.FILES)
+# the last ones are put there by others: a head, a certificate; both go with the weights
+FILES = (*REQUIRED, *card.FILES, "head.json", "head.safetensors", "latency.json", "latency.png")
 
 
 def save(encoder: SpeechEncoder, folder: str | Path, provenance: dict[str, Any] | None = None) -> None:
@@ -49,8 +51,11 @@ def save(encoder: SpeechEncoder, folder: str | Path, provenance: dict[str, Any] 
             (partial / name).write_text(text)
 
 
-def load(folder: str | Path) -> SpeechEncoder:
+def load(folder: str | Path, int8: bool = False) -> SpeechEncoder:
     """An encoder in eval mode, from a portable folder or from a model hub id such as "team/llsa-base".
+
+    Args:
+        int8: 8-bit weights in its linear maps, for live running on a CPU (``headrace.int8``).
 
     Raises:
         ValueError: no such folder, a file or tensor is missing, shapes differ, the format is of another version.
@@ -69,7 +74,10 @@ def load(folder: str | Path) -> SpeechEncoder:
         raise ValueError(f"{path / 'model.safetensors'} is damaged: {error}; copy the folder again.") from None
     check_state(state, encoder.state_dict(), str(path))
     encoder.load_state_dict(state)
-    return encoder.eval()
+    encoder.eval()
+    if int8:
+        to_int8(encoder)
+    return encoder
 
 
 def read_config(folder: Path) -> EncoderConfig:

@@ -67,6 +67,7 @@ def _register() -> None:
         grads = _gradient(getattr(torch.ops.headrace, f"{name}_backward"), num_reach_arguments)
         torch.library.register_autograd(forward, grads, setup_context=_save)
         torch.library.register_autograd(backward, _no_second_gradient(name))
+    torch.library.register_fake("headrace::int8_linear", _fake_int8_linear)
     for name in ("sa_step", "llsa_step"):
         torch.library.register_fake(f"headrace::{name}", _fake_step)
 
@@ -114,6 +115,10 @@ def _fake_backward(
 
 def _fake_step(q: torch.Tensor, *_: Any) -> torch.Tensor:
     return torch.empty_like(q)
+
+
+def _fake_int8_linear(x: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor, bias: Any) -> torch.Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -12,8 +12,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 # The library's layers, lowest first. A module imports its own layer and lower ones only.
 LAYERS = [
-    "reach", "ops", "streaming", "positions", "mixers", "config", "frontend", "blocks", "live", "encoder", "head",
-    "checkpoint", "latency", "certificate", "certificate_page", "export", "doctor", "cli",
+    "reach", "ops", "streaming", "positions", "mixers", "config", "frontend", "blocks", "live", "encoder", "graph",
+    "int8", "checkpoint", "head", "latency", "certificate", "certificate_page", "stream", "export", "doctor", "cli",
 ]  # fmt: skip
 
 
