@@ -39,19 +39,27 @@ class Arena {
     size_t used_ = 0;
 };
 
+constexpr int64_t kFewRows = 2;  // fewer are copied number by number
+
 // rows [count, features] -> columns [features, count]: to[d * to_stride + i] = rows(i)[d].
 template <typename Real>
 void transpose_rows(MatrixB<Real> rows, int64_t count, int64_t padded_features, Real* to, int64_t to_stride) {
     constexpr int lanes = kLanes<Real>;
-    for (int64_t i = 0; i < count; i += lanes) {
+    int64_t i = 0;
+    for (; i + lanes <= count; i += lanes) {
         for (int64_t d = 0; d < padded_features; d += lanes) {
-            Vec<Real> square[lanes];
-            for (int64_t j = 0; j < lanes; ++j) {
-                square[j] = i + j < count ? load(rows.data + (i + j) * rows.row_stride + d) : Vec<Real>{};
-            }
-            transpose<Real>(square);
-            for (int64_t j = 0; j < lanes; ++j) store(to + (d + j) * to_stride + i, square[j]);
+            transpose_square(rows.from(i).data + d, rows.row_stride, to + d * to_stride + i, to_stride);
         }
+    }
+    if (count - i > kFewRows) {
+        for (int64_t d = 0; d < padded_features; d += lanes) {
+            transpose_square<Real>(rows.from(i).data + d, rows.row_stride, count - i, to + d * to_stride + i,
+                                   to_stride);
+        }
+        return;
+    }
+    for (; i < count; ++i) {  // what stands behind the last column is not looked at
+        for (int64_t d = 0; d < padded_features; ++d) to[d * to_stride + i] = rows.from(i).data[d];
     }
 }
 

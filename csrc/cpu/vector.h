@@ -136,4 +136,44 @@ static inline void transpose(Vec<Real> (&rows)[kLanes<Real>]) {
     }
 }
 
+// rows[j] + d, d = 0 .. kLanes - 1, for j < count and zeros after that -> columns: to[d * to_stride + j].
+template <typename Real>
+static inline void transpose_square(const Real* rows, int64_t row_stride, int64_t count, Real* to,
+                                    int64_t to_stride) {
+    constexpr int n = kLanes<Real>;
+    Vec<Real> square[n];
+    for (int j = 0; j < n; ++j) square[j] = j < count ? load(rows + j * row_stride) : Vec<Real>{};
+    transpose<Real>(square);
+    for (int j = 0; j < n; ++j) store(to + j * to_stride, square[j]);
+}
+
+template <typename Real>
+static inline void transpose_square(const Real* rows, int64_t row_stride, Real* to, int64_t to_stride) {
+    transpose_square<Real>(rows, row_stride, kLanes<Real>, to, to_stride);
+}
+
+#if HEADRACE_VECTOR_BYTES == 32
+// Whole squares of fp32 on AVX2: shuffles there do not cross the halves of a register, so halves of rows j
+// and j + 4 are loaded side by side, and 24 instructions do in place of 48.
+static inline void transpose_square(const float* rows, int64_t row_stride, float* to, int64_t to_stride) {
+    for (int half = 0; half < 2; ++half) {
+        Vec<float> r[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) {
+            memcpy(&r[j], rows + j * row_stride + 4 * half, 16);
+            memcpy(reinterpret_cast<char*>(&r[j]) + 16, rows + (j + 4) * row_stride + 4 * half, 16);
+        }
+        const Vec<float> a = __builtin_shufflevector(r[0], r[1], 0, 8, 1, 9, 4, 12, 5, 13);
+        const Vec<float> b = __builtin_shufflevector(r[2], r[3], 0, 8, 1, 9, 4, 12, 5, 13);
+        const Vec<float> c = __builtin_shufflevector(r[0], r[1], 2, 10, 3, 11, 6, 14, 7, 15);
+        const Vec<float> d = __builtin_shufflevector(r[2], r[3], 2, 10, 3, 11, 6, 14, 7, 15);
+        float* column = to + 4 * half * to_stride;
+        store(column, __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13));
+        store(column + to_stride, __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15));
+        store(column + 2 * to_stride, __builtin_shufflevector(c, d, 0, 1, 8, 9, 4, 5, 12, 13));
+        store(column + 3 * to_stride, __builtin_shufflevector(c, d, 2, 3, 10, 11, 6, 7, 14, 15));
+    }
+}
+#endif
+
 }  // namespace headrace::HEADRACE_ISA
