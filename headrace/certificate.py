@@ -22,12 +22,11 @@ import torch
 from headrace.config import EncoderConfig
 from headrace.encoder import SpeechEncoder
 from headrace.int8 import to_int8
-from headrace.latency import Claim, Grid, LayerProof, prove
+from headrace.latency import Claim, Grid, LayerProof, proof_samples, prove
 from headrace.ops import native
 from headrace.reach import Blocks, look_ahead
 
 DEPTHS = (2, 4, 8, 12)
-MARGIN_SECONDS = 0.6  # of audio behind the longest wait, so that there are frames on both sides of it
 LIVE_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 INT8_TOLERANCE = 0.1  # a difference in the last bit of fp32 may become one in the last of 8
 PERCENTILES = (50, 95, 99)
@@ -117,7 +116,7 @@ def certify(encoder: SpeechEncoder, timed_seconds: float = 10.0, int8: bool = Fa
         machine=_machine(),
         grid=claim.grid,
         parts=parts_of(config, claim),
-        layers=prove(_states_of(exact), claim, _proof_samples(claim), seed=seed),
+        layers=prove(_states_of(exact), claim, proof_samples(claim), seed=seed),
         depths=[_prove_depth(config, num_layers, seed) for num_layers in DEPTHS],
         live=_live_against_whole([runs] if int8 else [exact, runs], int8, seed) if cannot is None else None,
         cannot_run_live=cannot,
@@ -152,14 +151,6 @@ def _states_of(encoder: SpeechEncoder) -> Any:
     return lambda waveform: encoder(waveform).hidden_states
 
 
-def _proof_samples(claim: Claim) -> int:
-    """Samples that end with a frame's window, and hold frames on both sides of the longest wait."""
-    grid, wait = claim.grid, claim.wait_ms(len(claim.stacks) - 1)
-    seconds = (wait or 1000.0) / 1000 + MARGIN_SECONDS
-    frames = int(seconds * grid.sample_rate / grid.stride_samples)
-    return frames * grid.stride_samples + grid.window_samples
-
-
 def _prove_depth(config: EncoderConfig, num_layers: int, seed: int) -> Depth:
     """A narrow encoder with this one's reach, positions, norms and convolutions: depth is about who sees whom."""
     ahead = config.look_ahead
@@ -174,7 +165,7 @@ def _prove_depth(config: EncoderConfig, num_layers: int, seed: int) -> Depth:
         torch.manual_seed(seed)
         encoder = SpeechEncoder(narrow).double().eval()
     claim = Claim.of(encoder)
-    last = prove(_states_of(encoder), claim, _proof_samples(claim), num_places=6, num_frames=3, seed=seed)[-1]
+    last = prove(_states_of(encoder), claim, proof_samples(claim), num_places=6, num_frames=3, seed=seed)[-1]
     return Depth(num_layers, last.claimed_ms, last.observed_ms, last.holds)
 
 

@@ -122,6 +122,13 @@ class WaveformFrontend(nn.Module):
             x = layer.tick(x, live.within(f"{i}"))
         return x.mT
 
+    def whole_samples(self, num_samples: int) -> int:
+        """Samples that make ceil(num_samples / stride) frames whole, at least num_samples; s3prl counts frames so."""
+        if num_samples == 0:
+            return 0
+        last = (num_samples - 1) // self.stride_samples * self.stride_samples  # where the last frame starts
+        return max(num_samples, last + self.window_samples)
+
     def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:
         """Frames of that many samples: floor((samples - window) / stride) + 1, never below 0."""
         for layer in self.conv_layers:

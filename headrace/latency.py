@@ -20,6 +20,7 @@ Encode = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 """[1, samples] -> hidden states, [1, T, C] each, the lowest first."""
 
 WHOLE_UTTERANCE = None
+MARGIN_SECONDS = 0.6  # of audio behind the longest wait, so that there are frames on both sides of it
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,8 @@ def prove(
         num_frames: frames of each hidden state whose gradient is taken.
     """
     generator = torch.Generator().manual_seed(seed)
-    waveform = torch.randn(1, num_samples, generator=generator, dtype=torch.float64).to(dtype)
-    with torch.no_grad():
-        truth = [state[0].clone() for state in encode(waveform)]
+    waveform = _noise(num_samples, generator, dtype)
+    truth = [state.clone() for state in _states(encode, waveform)]
     length = len(truth[0])
     chosen = sorted({int(t) for t in torch.linspace(0, length - 1, num_frames)})
     tight = [claim.last_sample(len(truth) - 1, t) for t in chosen]
@@ -123,13 +123,9 @@ def prove(
     drawn = torch.randint(1, num_samples, (max(0, num_places - len(places)),), generator=generator).tolist()
     changes = [_Changes() for _ in truth]
     for place in sorted({*places, *drawn}):
-        other = waveform.clone()
-        other[:, place:] = torch.randn(1, num_samples - place, generator=generator, dtype=torch.float64).to(dtype)
-        with torch.no_grad():
-            states = encode(other)
-        for layer, state in enumerate(states):
+        for layer, state in enumerate(_states(encode, _replaced(waveform, place, generator))):
             early = [t for t in range(length) if _before(claim.last_sample(layer, t), place)]
-            changes[layer].add(truth[layer][early], state[0][early])
+            changes[layer].add(truth[layer][early], state[early])
     observed = observe(encode, waveform, chosen, generator)
     return [
         _layer_proof(claim, layer, chosen, observed[layer], changes[layer], num_samples) for layer in range(len(truth))
@@ -169,20 +165,16 @@ def observe_waits(
     for all of it, or for longer than half of what was tried.
     """
     generator = torch.Generator().manual_seed(seed)
-    waveform = torch.randn(1, num_samples, generator=generator, dtype=torch.float64).to(dtype)
-    with torch.no_grad():
-        truth = [state[0].clone() for state in encode(waveform)]
+    waveform = _noise(num_samples, generator, dtype)
+    truth = [state.clone() for state in _states(encode, waveform)]
     waits: list[float | None] = [0.0] * len(truth)
     for index in range(num_places):
         # a quarter of a stride further each time: whatever the window is, some place lies right before its end
         place = num_samples * (index + 1) // (num_places + 1) // grid.stride_samples * grid.stride_samples
         place += (index % 4 + 1) * grid.stride_samples // 4
-        other = waveform.clone()
-        other[:, place:] = torch.randn(1, num_samples - place, generator=generator, dtype=torch.float64).to(dtype)
-        with torch.no_grad():
-            states = encode(other)
+        states = _states(encode, _replaced(waveform, place, generator))
         for layer, (state, before) in enumerate(zip(states, truth, strict=True)):
-            changed = (state[0] != before).any(-1).nonzero()
+            changed = (state != before).any(-1).nonzero()
             wait = waits[layer]
             if not len(changed) or wait is None:
                 continue
@@ -192,6 +184,29 @@ def observe_waits(
             else:
                 waits[layer] = max(wait, grid.wait_ms(first, place))
     return waits
+
+
+def proof_samples(claim: Claim) -> int:
+    """Samples that end with a frame's window, and hold frames on both sides of the longest wait."""
+    grid, wait = claim.grid, claim.wait_ms(len(claim.stacks) - 1)
+    seconds = (wait or 1000.0) / 1000 + MARGIN_SECONDS
+    frames = int(seconds * grid.sample_rate / grid.stride_samples)
+    return frames * grid.stride_samples + grid.window_samples
+
+
+def _noise(num_samples: int, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(1, num_samples, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def _replaced(waveform: torch.Tensor, place: int, generator: torch.Generator) -> torch.Tensor:
+    """Other samples from ``place`` on."""
+    return torch.cat([waveform[:, :place], _noise(waveform.shape[1] - place, generator, waveform.dtype)], 1)
+
+
+def _states(encode: Encode, waveform: torch.Tensor) -> list[torch.Tensor]:
+    """Hidden states [T, C]."""
+    with torch.no_grad():
+        return [state[0] for state in encode(waveform)]
 
 
 def _last_nonzero(gradient: torch.Tensor) -> int:

@@ -72,7 +72,7 @@ class Session:
         """The tail."""
         given = []
         if self.head is not None:
-            padding = self._padding()
+            padding = self.encoder.frontend.whole_samples(self.num_samples) - self.num_samples  # as the s3prl upstream
             out, _ = self.encoder.step(self._like.new_zeros(1, padding), self._state)
             given.append(self._given(out.hidden_states, out.last_hidden_state, self._num_scored()))
         out, _ = self.encoder.finish(self._state)
@@ -88,12 +88,6 @@ class Session:
         with torch.no_grad():
             scores, self._lstm = self.head([x[:, :count] for x in hidden_states], self._lstm)
         return Given(last[0, :count], self._transcript.add(scores[0]))
-
-    def _padding(self) -> int:
-        """Zeros that make the last of ceil(samples / stride) frames whole: as the s3prl upstream pads."""
-        frontend = self.encoder.frontend
-        whole = (-(-self.num_samples // frontend.stride_samples) - 1) * frontend.stride_samples
-        return max(0, whole + frontend.window_samples - self.num_samples) if self.num_samples else 0
 
     def _num_scored(self) -> int:
         """Frames that s3prl's featurizer keeps."""

@@ -267,7 +267,8 @@ def test_nan_behind_a_row_s_samples_does_not_count():
     state = encoder.init_state(2)
     samples = torch.zeros(2, 500, dtype=torch.float64)
     samples[1, 400:] = float("nan")
-    encoder.step(samples, state, torch.tensor([500, 400]))
+    out, _ = encoder.step(samples, state, torch.tensor([500, 400]))
+    assert state.tensors["num_samples"].tolist() == [500, 400] and out.last_hidden_state.isfinite().all()
 
 
 def test_a_finished_stream_takes_nothing_until_it_is_reset():

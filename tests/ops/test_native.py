@@ -70,7 +70,7 @@ def test_a_key_ahead_that_outweighs_all_others_is_not_lost():
     for place in range(12):
         q, k, v = (torch.randn(1, 1, 12, 16) for _ in range(3))
         q, k = q.abs(), k * 0.1
-        k[:, :, place] = 90.0
+        k[:, :, place] = 30.0
         grad = torch.randn(1, 1, 12, 4, 16)
         results = []
         for dtype, backend in ((torch.float32, "native"), (torch.float64, "torch")):
@@ -79,7 +79,7 @@ def test_a_key_ahead_that_outweighs_all_others_is_not_lost():
                 y = ops.llsa(*leaves, blocks)
             results.append([y.double(), *(g.double() for g in torch.autograd.grad(y, leaves, grad.to(dtype)))])
         for got, truth in zip(*results, strict=True):
-            torch.testing.assert_close(got, truth, rtol=1e-3, atol=1e-3)  # of scores of hundreds
+            torch.testing.assert_close(got, truth, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -72,10 +72,7 @@ class EncoderUpstream(nn.Module):
             )
         if self.encoder.config.normalize_waveform:
             wav = F.layer_norm(wav, wav.shape)  # as fairseq's dataset and s3prl's own wav2vec2 do
-        frontend = self.encoder.frontend
-        num_frames = -(-len(wav) // frontend.stride_samples)
-        whole_samples = (num_frames - 1) * frontend.stride_samples + frontend.window_samples
-        return F.pad(wav, (0, max(0, whole_samples - len(wav))))
+        return F.pad(wav, (0, self.encoder.frontend.whole_samples(len(wav)) - len(wav)))
 
 
 class UpstreamExpert(EncoderUpstream):

@@ -22,11 +22,9 @@ from typing import Any
 
 import torch
 
-from headrace.latency import Claim, Grid, observe_waits, prove
+from headrace.latency import Claim, Grid, observe_waits, proof_samples, prove
 from headrace_upstream.expert import SAMPLE_RATE, EncoderUpstream
 from headrace_upstream.register import register
-
-SECONDS_BEHIND = 0.6  # of audio behind the longest wait that is claimed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,11 +71,7 @@ def load(name: str, checkpoint: str | None) -> torch.nn.Module:
 def certify(upstream: EncoderUpstream) -> dict[str, Any]:
     """An upstream of headrace against the claim of its encoder."""
     claim = Claim.of(upstream.encoder)
-    wait = claim.wait_ms(len(claim.stacks) - 1)
-    frames = int(((wait or 2000) / 1000 + SECONDS_BEHIND) * SAMPLE_RATE / claim.grid.stride_samples)
-    exact = upstream.double()
-    samples = frames * claim.grid.stride_samples + claim.grid.window_samples
-    proofs = prove(_encode(exact), claim, samples)
+    proofs = prove(_encode(upstream.double()), claim, proof_samples(claim))
     rows = [
         {"claimed_ms": proof.claimed_ms, "observed_ms": proof.observed_ms, "holds": proof.holds} for proof in proofs
     ]
