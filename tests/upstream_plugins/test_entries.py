@@ -97,15 +97,32 @@ def test_headrace_url_wants_a_url(ckpt, cache):
         hubconf.headrace_url(ckpt)
 
 
-def test_an_archive_that_climbs_out_of_its_folder_is_refused(tmp_path, cache):
+def member(name, **fields):
+    info = tarfile.TarInfo(name)
+    for field, value in {"size": 4, **fields}.items():
+        setattr(info, field, value)
+    return info
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        pytest.param([member("../../../escaped")], id="a name that climbs"),
+        pytest.param([member("/headrace-escaped")], id="an absolute name"),
+        pytest.param(
+            [member("up", type=tarfile.SYMTYPE, linkname="../../..", size=0), member("up/escaped")], id="a link"
+        ),
+    ],
+)
+def test_an_archive_that_climbs_out_of_its_folder_is_refused(members, tmp_path, cache):
     path = tmp_path / "evil.tar"
     with tarfile.open(path, "w") as archive:
-        member = tarfile.TarInfo("../../../escaped")
-        member.size = 4
-        archive.addfile(member, io.BytesIO(b"evil"))
+        for each in members:
+            archive.addfile(each, io.BytesIO(b"evil"[: each.size]))
     with pytest.raises(ValueError, match="damaged archive"):
         hubconf.headrace_url(f"file://{path}")
     assert not list(tmp_path.rglob("escaped"))
+    assert not Path("/headrace-escaped").exists()
 
 
 @pytest.mark.parametrize("folders", [[], ["a", "b"]], ids=["none", "two"])

@@ -86,9 +86,22 @@ def _unpack(file: Path, folder: Path) -> bool:
         return True
     if tarfile.is_tarfile(file):
         with tarfile.open(file) as archive:
-            archive.extractall(folder, filter="data")
+            _unpack_tar(archive, folder)
         return True
     return False
+
+
+def _unpack_tar(archive: tarfile.TarFile, folder: Path) -> None:
+    """Write the plain files of a tar file. Not `extractall(filter="data")`: Python before 3.11.4 has no filters."""
+    root = folder.resolve()
+    for member in archive:
+        target = (root / member.name).resolve()
+        if not target.is_relative_to(root) or not (member.isfile() or member.isdir()):
+            raise tarfile.TarError(f"{member.name!r} is no plain file inside the archive's own folder")
+        if content := archive.extractfile(member):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with content, target.open("wb") as file:
+                shutil.copyfileobj(content, file)
 
 
 def _checkpoint_in(entry: Path) -> Path:
