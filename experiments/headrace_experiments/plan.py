@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sys
 from dataclasses import dataclass, field
@@ -81,11 +82,16 @@ def speech_of(experiment: Experiment, folder: RunFolder, asr_root: Path | None, 
         check_sessions(Path(ser))
     made = folder.stage("corpora")
     return Speech(
-        asr=Path(asr).resolve() if asr else made / "asr",
-        ser=Path(ser).resolve() if ser else made / "ser",
+        asr=_absolute(asr) if asr else made / "asr",
+        ser=_absolute(ser) if ser else made / "ser",
         splits=find_splits(Path(asr)) if asr else SYNTHESISED_SPLITS,
         is_synthesised=(not asr, not ser),
     )
+
+
+def _absolute(path: str | Path) -> Path:
+    """As it was given: links are not followed, so that a report names a corpus as its user does."""
+    return Path(os.path.abspath(path))  # noqa: PTH100  pathlib would leave the ".."
 
 
 @dataclass(frozen=True)
