@@ -71,10 +71,11 @@ def environment() -> dict[str, str]:
 PYTHON = sys.executable
 SANITIZE = ["compute-sanitizer", "--error-exitcode", "9", "--tool"]
 SMALL = [PYTHON, "benchmarks/small_shapes.py"]
+GPU_TESTS = ["tests/ops", "tests/test_graph.py"]  # what needs neither fairseq nor s3prl
 STEPS = [
     Step("build", [PYTHON, "csrc/build.py"], nothing),
     Step("doctor", [PYTHON, "-c", "import headrace.cli, sys; sys.exit(headrace.cli.main(['doctor']))"], nothing),
-    Step("tests", [PYTHON, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/ops"], no_pytest),
+    Step("tests", [PYTHON, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *GPU_TESTS], no_pytest),
     Step("memcheck", [*SANITIZE, "memcheck", *SMALL], no_sanitizer),
     Step("racecheck", [*SANITIZE, "racecheck", *SMALL], no_sanitizer),
     Step("benchmarks", [PYTHON, "benchmarks/gpu.py"], no_gpu),

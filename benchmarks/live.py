@@ -5,7 +5,8 @@
     python benchmarks/live.py --only "one stream"   # one part, not stored
 
 A 12-layer base encoder with random weights and noise as audio: neither changes the time. Steps are timed one by one,
-the ways of a part in turn; medians. A real-time factor is time spent for each unit of audio.
+the ways of a part in turn; medians. A real-time factor is time spent for each unit of audio. What 8-bit weights cost in
+accuracy needs a trained encoder: `python downstream/score_live.py FOLDER --data CORPUS --int8`.
 """
 
 from __future__ import annotations
@@ -26,13 +27,24 @@ from cases import LOOK_AHEAD, LOOK_BACK
 from timing import machine
 
 from headrace import EncoderConfig, SpeechEncoder
+from headrace.int8 import to_int8
 
 RESULTS = Path(__file__).resolve().parent / "results"
 WINDOW_SECONDS = 5
 HOURS = 10
+MINUTES_OF_DRIFT, MOST_DRIFT = 5, 1e-5
 FRAME_SECONDS = 0.02
-# (way, at most): real-time factors of one stream in fp32
-ONE_STREAM = {"sa, hop 1": None, "sa, hop 4": 0.6, "llsa, hop 1": None, "llsa, hop 8": 0.8}
+# mixer, hop, weights -> real-time factor of one stream, at most
+ONE_STREAM = {
+    ("sa", 1, "fp32"): None,
+    ("sa", 1, "int8"): 0.8,
+    ("sa", 4, "fp32"): 0.6,
+    ("sa", 4, "int8"): 0.3,
+    ("llsa", 1, "fp32"): None,
+    ("llsa", 1, "int8"): 1.0,
+    ("llsa", 8, "fp32"): 0.8,
+    ("llsa", 8, "int8"): 0.4,
+}
 
 
 def base(mixer: str, hop: int = 1, **changes: Any) -> SpeechEncoder:
@@ -64,32 +76,41 @@ def medians_of(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str,
 
 def one_stream(repeats: int) -> dict[str, Any]:
     """Real-time factors of one stream."""
-    ways, hops = {}, {}
-    for name in ONE_STREAM:
-        mixer, hop = name.split(", hop ")
-        ways[name], hops[name] = step_of(base(mixer, int(hop)), int(hop)), int(hop)
-    seconds = medians_of(ways, repeats)
     rows = []
-    for name, most in ONE_STREAM.items():
-        factor = seconds[name] / (hops[name] * FRAME_SECONDS)
-        rows.append({"way": name, "step_ms": 1e3 * seconds[name], "real_time_factor": factor, "at_most": most,
-                     "met": most is None or factor <= most})  # fmt: skip
+    for mixer in ("sa", "llsa"):
+        wanted = {key: most for key, most in ONE_STREAM.items() if key[0] == mixer}
+        seconds = medians_of({name_of(*key): step_of(encoder_of(*key), key[1]) for key in wanted}, repeats)
+        for key, most in wanted.items():
+            each = seconds[name_of(*key)]
+            factor = each / (key[1] * FRAME_SECONDS)
+            rows.append({"way": name_of(*key), "step_ms": 1e3 * each, "real_time_factor": factor, "at_most": most,
+                         "met": most is None or factor <= most})  # fmt: skip
     return {"rows": rows}
+
+
+def name_of(mixer: str, hop: int, weights: str) -> str:
+    """For the tables."""
+    return f"{mixer}, hop {hop}, {weights}"
+
+
+def encoder_of(mixer: str, hop: int, weights: str) -> SpeechEncoder:
+    """A base encoder with fp32 or 8-bit weights."""
+    return base(mixer, hop) if weights == "fp32" else to_int8(base(mixer, hop))
 
 
 def many_streams(repeats: int) -> dict[str, Any]:
     """Streams that one machine serves in real time, by batch size and hop."""
     rows = []
-    for mixer, hops in (("sa", (1, 4)), ("llsa", (1, 8))):
-        for hop in hops:
-            encoder = base(mixer, hop)
-            ways = {str(streams): step_of(encoder, hop, streams) for streams in (1, 4, 16)}
-            seconds = medians_of(ways, max(5, repeats // 4))
-            for streams, each in seconds.items():
-                served = int(streams) * hop * FRAME_SECONDS / each
-                rows.append({"way": f"{mixer}, hop {hop}", "batch": int(streams), "streams_in_real_time": served})
+    for key in ONE_STREAM:
+        encoder, hop = encoder_of(*key), key[1]
+        ways = {str(streams): step_of(encoder, hop, streams) for streams in (1, 4, 16)}
+        seconds = medians_of(ways, max(5, repeats // 4))
+        for streams, each in seconds.items():
+            served = int(streams) * hop * FRAME_SECONDS / each
+            rows.append({"way": name_of(*key), "batch": int(streams), "streams_in_real_time": served})
+    of_sa = name_of("sa", 1, "fp32")
     one, sixteen = (
-        next(r["streams_in_real_time"] for r in rows if r["way"] == "sa, hop 1" and r["batch"] == b) for b in (1, 16)
+        next(r["streams_in_real_time"] for r in rows if r["way"] == of_sa and r["batch"] == b) for b in (1, 16)
     )
     target = {"what": "throughput of 16 sa streams against one", "reached": sixteen / one, "at_least": 4.0}
     return {"rows": rows, "target": {**target, "met": sixteen / one >= 4.0}}
@@ -166,7 +187,32 @@ def hours(repeats: int) -> dict[str, Any]:
                                      "at_most": 1.05, "met": ratio <= 1.05}}  # fmt: skip
 
 
-PARTS = {"one stream": one_stream, "many streams": many_streams, "instead": instead, "hours": hours}
+def drift(_: int) -> dict[str, Any]:
+    """A base encoder over 5 minutes by step, against the whole utterance: as near at the end as at the start."""
+    rows = []
+    waveform = torch.randn(1, MINUTES_OF_DRIFT * 60 * 16000)
+    for mixer in ("sa", "llsa"):
+        encoder = base(mixer, 8 if mixer == "llsa" else 1)
+        with torch.no_grad():
+            whole = encoder(waveform).last_hidden_state
+            state = encoder.init_state(hop=8)
+            steps = [encoder.step(samples, state)[0] for samples in waveform.split(16000, dim=1)]
+            frames = [out.last_hidden_state for out in (*steps, encoder.finish(state)[0])]
+        difference = (torch.cat(frames, 1) - whole).abs().amax((0, 2)) / whole.abs().amax()
+        first, last = (float(part.max()) for part in (difference[:500], difference[-500:]))
+        rows.append({"way": mixer, "frames": whole.shape[1], "difference_first_10_s": first,
+                     "difference_last_10_s": last, "largest": float(difference.max()),
+                     "met": bool(difference.max() <= MOST_DRIFT)})  # fmt: skip
+    return {"rows": rows}
+
+
+PARTS = {
+    "one stream": one_stream,
+    "many streams": many_streams,
+    "instead": instead,
+    "drift": drift,
+    "hours": hours,
+}
 
 
 def main() -> int:
