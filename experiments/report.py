@@ -16,13 +16,13 @@ import sys
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(CHECKOUT / folder) for folder in ("experiments", "downstream")]
+sys.path[:0] = [str(CHECKOUT / folder) for folder in ("experiments", "stages", "pretrain", "downstream")]
 
 from headrace_downstream.files import write_whole  # noqa: E402
 from headrace_experiments import collect, report_file, results_file  # noqa: E402  (importable only from here on)
 from headrace_experiments.page import page  # noqa: E402
-from headrace_experiments.stage import RunFolder  # noqa: E402
 from headrace_experiments.table import for_terminal  # noqa: E402
+from headrace_stages.stage import RunFolder  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:

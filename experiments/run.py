@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(CHECKOUT / folder) for folder in ("experiments", "downstream")]
+sys.path[:0] = [str(CHECKOUT / folder) for folder in ("experiments", "stages", "pretrain", "downstream")]
 
-from headrace_experiments import description, experiment, machine, report_file, results_file, room, stamps  # noqa: E402
-from headrace_experiments.display import clock  # noqa: E402
+from headrace_experiments import description, experiment, machine, report_file, results_file, room  # noqa: E402
 from headrace_experiments.plan import Plan, Speech, folder_name, other_corpora, speech_of  # noqa: E402
-from headrace_experiments.scheduler import Scheduler, StageFailedError, StoppedError  # noqa: E402
-from headrace_experiments.stage import RunFolder  # noqa: E402
 from headrace_experiments.table import for_terminal  # noqa: E402
+from headrace_stages import stamps  # noqa: E402
+from headrace_stages.display import clock  # noqa: E402
+from headrace_stages.scheduler import Scheduler, StageFailedError, StoppedError  # noqa: E402
+from headrace_stages.stage import RunFolder  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:

@@ -9,15 +9,16 @@ from typing import Any
 import headrace
 from headrace.reach import look_ahead
 from headrace_downstream import score
-from headrace_experiments import curve, description, machine, stamps
+from headrace_experiments import curve, description, machine
 from headrace_experiments.compare import chance, comparisons
 from headrace_experiments.corpora import Splits, describe_asr, describe_emotion, describe_manifest
 from headrace_experiments.experiment import Experiment, Row
 from headrace_experiments.plan import CHECKOUT
-from headrace_experiments.process import as_typed
 from headrace_experiments.report_file import FORMAT, portable
-from headrace_experiments.shape import shape_of
-from headrace_experiments.stage import RunFolder
+from headrace_pretraining.shape import shape_of
+from headrace_stages import stamps
+from headrace_stages.process import as_typed
+from headrace_stages.stage import RunFolder
 
 
 def collect(folder: RunFolder) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def _pretraining(folder: RunFolder, experiment: Experiment, name: str, done: dic
         "seed": one.seed,
         "updates": one.updates,
         "seconds": stamp.seconds,
-        "chance_bits": shape_of(one, CHECKOUT / "pretrain" / "configs").chance_bits,
+        "chance_bits": shape_of(one.config, one.overrides, CHECKOUT / "pretrain" / "configs").chance_bits,
         "curve": points,
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 from headrace_downstream import score
 from headrace_downstream.predictions import Prediction
 from headrace_experiments.experiment import Experiment
-from headrace_experiments.stage import RunFolder
+from headrace_stages.stage import RunFolder
 
 LOWER_IS_BETTER = {"asr": True, "emotion": False}
 

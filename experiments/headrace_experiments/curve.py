@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from headrace_experiments.progress import training_row
+from headrace_stages.progress import training_row
 
 COLUMNS = {
     "updates": "num_updates",

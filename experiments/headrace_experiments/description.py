@@ -11,7 +11,7 @@ from typing import Any
 
 from headrace_downstream.files import write_whole
 from headrace_experiments.experiment import Corpora, Experiment, Pretraining, Row, Task
-from headrace_experiments.stage import RunFolder, Stage
+from headrace_stages.stage import RunFolder, Stage
 
 NAME = "experiment.json"
 

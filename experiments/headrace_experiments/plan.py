@@ -16,7 +16,8 @@ import yaml
 from headrace_downstream.files import write_whole
 from headrace_experiments.corpora import Splits, check_sessions, find_splits
 from headrace_experiments.experiment import Experiment, Pretraining, Row, Task
-from headrace_experiments.stage import RunFolder, Stage
+from headrace_stages.hydra import hydra_value
+from headrace_stages.stage import RunFolder, Stage
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SYNTHESISED_SPLITS = Splits("train", "dev", "test")
@@ -53,21 +54,6 @@ def folder_name(experiment: Experiment, others: dict[str, Path]) -> str:
     names = [re.sub(r"[^A-Za-z0-9._-]+", "_", path.name) for path in others.values()]
     digest = hashlib.sha256("\n".join(f"{flag}={path}" for flag, path in others.items()).encode()).hexdigest()[:6]
     return "-".join([experiment.name, *names, digest])
-
-
-def hydra_value(path: Path) -> str:
-    """A path as the value of a Hydra override: quoted where Hydra's grammar would not take it as it is.
-
-    Raises:
-        ValueError: the path holds what Hydra would expand.
-    """
-    text = str(path)
-    if "${" in text:
-        raise ValueError(f"{text}: Hydra would expand the '${{' in this path; choose a folder without, see --run-dir")
-    if re.fullmatch(r"[A-Za-z0-9_/.+@%*?|: -]*[A-Za-z0-9_/.+@%*?|:-]", text):
-        return text
-    # backslashes mean themselves, except in front of a quote
-    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + found[2].replace("'", "\\'"), text) + "'"
 
 
 def speech_of(experiment: Experiment, folder: RunFolder, asr_root: Path | None, ser_root: Path | None) -> Speech:

@@ -18,8 +18,8 @@ import soundfile
 
 from headrace_experiments.experiment import Experiment
 from headrace_experiments.plan import CHECKOUT, FEATURE_CACHE, Speech
-from headrace_experiments.shape import shape_of
-from headrace_experiments.stage import RunFolder
+from headrace_pretraining.shape import shape_of
+from headrace_stages.stage import RunFolder
 
 BYTES_PER_CHANNEL = 4 * 50
 """A second of a channel of a hidden state: float32, 50 frames."""
@@ -41,7 +41,8 @@ class Need:
 
 def needs(experiment: Experiment, speech: Speech) -> list[Need]:
     """What each stage that trains a head would keep."""
-    shapes = {name: shape_of(one, CHECKOUT / "pretrain" / "configs") for name, one in experiment.pretraining.items()}
+    configs = CHECKOUT / "pretrain" / "configs"
+    shapes = {name: shape_of(one.config, one.overrides, configs) for name, one in experiment.pretraining.items()}
     found = []
     for task in experiment.tasks:
         seconds = seconds_of(experiment, speech, task)

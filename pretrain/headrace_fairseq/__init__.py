@@ -4,6 +4,7 @@
 fairseq imports this package, then every file of ``models/``. Nothing here is needed to load or to run what it trained.
 """
 
-from headrace_fairseq import checkpoints
+from headrace_fairseq import checkpoints, cpu_distributed
 
 checkpoints.install()
+cpu_distributed.install()

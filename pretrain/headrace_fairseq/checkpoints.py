@@ -17,12 +17,14 @@ from typing import Any, BinaryIO
 
 import torch
 from fairseq import checkpoint_utils
+from fairseq.data import Dictionary
 from fairseq.distributed.utils import get_global_rank
 from fairseq.file_io import PathManager
 
 from headrace_fairseq import resume
 from headrace_fairseq.data import watch_trainer
 from headrace_fairseq.errors import one_clear_line
+from headrace_fairseq.watch_health import watch_health
 
 
 def write_whole(path: str, write: Callable[[BinaryIO], object]) -> None:
@@ -73,11 +75,14 @@ def load(cfg: Any, trainer: Any, **passthrough_args: Any) -> Any:
         corpus = resume.note(trainer.cfg)
         trainer.task.get_checkpoint_dict = lambda: corpus  # what fairseq adds to a checkpoint's extra_state
         watch_trainer(trainer)
-        return _FAIRSEQ_LOAD(cfg, trainer, **passthrough_args)
+        loaded = _FAIRSEQ_LOAD(cfg, trainer, **passthrough_args)
+        watch_health(trainer)  # behind it: labels have been checked
+        return loaded
 
 
 def install() -> None:
-    """Give fairseq these functions for its own."""
+    """Give fairseq these functions for its own, and let torch read what HuBERT's checkpoints carry besides tensors."""
+    torch.serialization.add_safe_globals([Dictionary])
     checkpoint_utils.load_checkpoint = load
     checkpoint_utils.torch_persistent_save = save
     PathManager.copy = staticmethod(copy)

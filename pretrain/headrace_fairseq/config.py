@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model's configuration: fairseq's wav2vec2 fields, and those of EncoderConfig that fairseq does not have."""
+"""The models' configurations: fairseq's fields of wav2vec2 or hubert, and those of EncoderConfig that fairseq lacks."""
 
 from __future__ import annotations
 
 from dataclasses import Field, field, fields, make_dataclass
 from typing import Any, get_type_hints
 
+from fairseq.models.hubert.hubert import HubertConfig
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config
 from omegaconf import II, DictConfig, OmegaConf
 
@@ -38,10 +39,25 @@ def _own_fields() -> list[tuple[str, Any, Field[Any]]]:
     return own
 
 
+def _run_fields() -> list[tuple[str, Any, Field[Any]]]:
+    return [(name, int, field(default=II(source))) for name, source in RUN_FIELDS.items()]
+
+
 HeadraceWav2Vec2Config = make_dataclass(
     "HeadraceWav2Vec2Config",
-    _own_fields() + [(name, int, field(default=II(source))) for name, source in RUN_FIELDS.items()],
+    _own_fields() + _run_fields(),
     bases=(Wav2Vec2Config,),
+    namespace={"__module__": __name__},
+)
+
+# Fields of masking that fairseq's wav2vec2 has and its hubert takes at these values. HuBERT's loss takes any number of
+# masked frames, so that an utterance's mask need not be thinned to its companions'.
+HUBERT_MASKS = {"require_same_masks": False, "mask_dropout": 0.0}
+
+HeadraceHubertConfig = make_dataclass(
+    "HeadraceHubertConfig",
+    _own_fields() + _run_fields() + [(name, type(value), field(default=value)) for name, value in HUBERT_MASKS.items()],
+    bases=(HubertConfig,),
     namespace={"__module__": __name__},
 )
 
@@ -53,7 +69,7 @@ def encoder_config(cfg: DictConfig) -> EncoderConfig:
         ValueError: naming the field, what was expected, what came and what to do.
     """
     for name, (only, reason) in FIXED.items():
-        if cfg[name] != only:
+        if name in cfg and cfg[name] != only:
             raise ValueError(f"model.{name} must be {only}, got {cfg[name]}: {reason}.")
     if cfg.mask_selection == "uniform" or cfg.mask_channel_selection == "uniform":
         raise ValueError("mask_selection must be static, normal or poisson: fairseq's code for uniform does not run.")

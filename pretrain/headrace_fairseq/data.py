@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """fairseq's audio dataset, made reproducible and safe: tells the model which utterances it gets, leaves bad ones out.
 
-The task stays fairseq's ``audio_pretraining``; what it loads is wrapped on the way.
+The task stays fairseq's ``audio_pretraining`` or ``hubert_pretraining``; what it loads is wrapped on the way.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from fairseq.data import BaseWrapperDataset, FairseqDataset, FileAudioDataset, SubsampleDataset
+from fairseq.data import BaseWrapperDataset, FairseqDataset, FileAudioDataset, HubertDataset, SubsampleDataset
 from fairseq.data.data_utils import numpy_seed
 from fairseq.distributed.utils import get_global_world_size
 from fairseq.tasks.audio_pretraining import AudioPretrainingTask
+from fairseq.tasks.hubert_pretraining import HubertPretrainingTask
 
+from headrace_fairseq import labels
 from headrace_fairseq.errors import one_clear_line
 from headrace_fairseq.left_out import LeftOut
 from headrace_fairseq.manifest import check_folder, check_manifest
@@ -117,11 +119,13 @@ class KnownUtterances(BaseWrapperDataset):
             raise ValueError("samples that are NaN or infinite")
 
 
-def watch_datasets(task: AudioPretrainingTask, seed: int, min_samples: int) -> None:
-    """From now on, check each manifest that ``task`` loads, and wrap the dataset. A second call changes nothing.
+def watch_datasets(task: AudioPretrainingTask | HubertPretrainingTask, seed: int, min_samples: int) -> None:
+    """From now on, check each manifest that ``task`` loads, and its labels, and wrap the dataset. A second call
+    changes nothing.
 
     Raises:
-        ValueError: the folder of manifests does not exist; on loading, what ``check_manifest`` raises.
+        ValueError: the folder of manifests does not exist; on loading, what ``check_manifest`` and ``labels.check``
+            raise.
     """
     if "load_dataset" in vars(task):
         return
@@ -130,7 +134,10 @@ def watch_datasets(task: AudioPretrainingTask, seed: int, min_samples: int) -> N
 
     def load_dataset(split: str, *args: Any, **kwargs: Any) -> None:
         with one_clear_line():
-            if not task.cfg.binarized_dataset and task.cfg.multi_corpus_keys is None:
+            if isinstance(task, HubertPretrainingTask):
+                check_manifest(task.cfg.data, split, task.cfg.min_sample_size)
+                labels.check(task.cfg, split)
+            elif not task.cfg.binarized_dataset and task.cfg.multi_corpus_keys is None:
                 check_manifest(task.cfg.data, split, task.cfg.min_sample_size)
             load(split, *args, **kwargs)
             dataset = task.datasets[split]
@@ -171,6 +178,8 @@ def _name(dataset: FairseqDataset, index: int) -> str:
     """An utterance's file where fairseq knows it: ``index`` counts what is long enough, not the manifest's lines."""
     if isinstance(dataset, SubsampleDataset):
         return _name(dataset.dataset, int(dataset.indices[index]))
+    if isinstance(dataset, HubertDataset):
+        return str(Path(dataset.audio_root, dataset.audio_names[index]))
     if not isinstance(dataset, FileAudioDataset):
         return f"utterance {index}"
     name = dataset.fnames[index]

@@ -16,20 +16,21 @@ import torch
 from fairseq.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 
+from headrace_fairseq import labels
 from headrace_fairseq.manifest import digest_rows
 
 logger = logging.getLogger(__name__)
 
 OWN = "checkpoint_last.pt"
-NOTE = "headrace_fairseq"  # where a checkpoint's extra_state keeps the digest of its manifest
+NOTE = "headrace_fairseq"  # where a checkpoint's extra_state keeps the digests of its manifest and its labels
 
 # The sections that make an experiment what it is, and what may change in them all the same: how long it runs, what it
 # logs, what is told apart below (data, batches), and fairseq's second copies of a value.
 FREE = {
-    "task": {"data", "post_save_script", "text_compression_level", "tpu", "seed"},
+    "task": {"data", "label_dir", "post_save_script", "text_compression_level", "tpu", "seed"},
     "optimization": {"max_epoch", "max_update", "stop_time_hours", "stop_min_lr", "debug_param_names", "update_freq"},
     "criterion": {"log_keys"},
-    "model": {"max_update", "log_interval", "seed", "fp16", "sample_rate", "normalize_waveform"},
+    "model": {"max_update", "log_interval", "seed", "fp16", "sample_rate", "normalize_waveform", "label_rate"},
     "optimizer": {"lr", "tpu"},
     "lr_scheduler": {"lr", "total_num_update"},
 }
@@ -53,7 +54,7 @@ BATCHES = (
 )
 # fairseq's options that leave a part of the checkpoint unread, and the beginnings of what may differ then.
 LIFTS = {
-    "reset_dataloader": ("task.", "rows of ", "dataset.", "common.seed"),
+    "reset_dataloader": ("task.", "rows of ", "labels of ", "dataset.", "common.seed"),
     "reset_optimizer": ("common.fp16", "common.bf16", "common.memory", "common.amp")
     + ("optimization.", "optimizer.", "criterion.", "lr_scheduler."),
     "reset_lr_scheduler": ("optimization.lr", "lr_scheduler."),
@@ -92,9 +93,14 @@ def check(cfg: DictConfig, suffix: str) -> None:
 
 
 def note(cfg: DictConfig) -> dict[str, Any]:
-    """For a checkpoint's ``extra_state``: which corpus it learned from, wherever that lies."""
-    data = cfg.task.get("data")
-    return {NOTE: {"train_rows": digest_rows(data, cfg.dataset.train_subset)}} if data else {}
+    """For a checkpoint's ``extra_state``: which corpus and which labels it learned from, wherever they lie."""
+    task, split = cfg.task, cfg.dataset.train_subset
+    if not task.get("data"):
+        return {}
+    digests = {"train_rows": digest_rows(task.data, split)}
+    if "label_dir" in task:
+        digests["train_labels"] = labels.digest(task, split)
+    return {NOTE: digests}
 
 
 def _source(cfg: DictConfig, suffix: str) -> tuple[str | None, str | None]:
@@ -125,8 +131,8 @@ def _why_not(path: str, found: list[tuple[str, Any, Any]], options: Mapping[str,
     )
 
 
-def _read(path: str) -> tuple[Mapping[str, Any], str | None]:
-    """A checkpoint's configuration and the digest of its manifest's rows; the tensors stay on disk."""
+def _read(path: str) -> tuple[Mapping[str, Any], Mapping[str, str | None]]:
+    """A checkpoint's configuration and its ``note``; the tensors stay on disk."""
     try:
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -134,15 +140,16 @@ def _read(path: str) -> tuple[Mapping[str, Any], str | None]:
             f"{path} cannot be read ({str(error).splitlines()[0]}): copy another checkpoint of its folder over it to "
             "go on from there, or delete it."
         ) from error
-    return checkpoint.get("cfg") or {}, checkpoint.get("extra_state", {}).get(NOTE, {}).get("train_rows")
+    return checkpoint.get("cfg") or {}, checkpoint.get("extra_state", {}).get(NOTE, {})
 
 
 def _differences(
-    there: Mapping[str, Any], train_rows: str | None, here: Mapping[str, Any]
+    there: Mapping[str, Any], noted: Mapping[str, str | None], here: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
     """(key, value there, value here), those first that people set. A key that one side lacks is of another version."""
     if there.get("task"):
-        yield from _other_data(there, train_rows, here)
+        yield from _other_data(there, noted.get("train_rows"), here)
+        yield from _other_labels(noted.get("train_labels"), here)
     first = (there.get("checkpoint") or {}).get("finetune_from_model"), here["checkpoint"]["finetune_from_model"]
     if there and first[1] not in (None, first[0]):  # fairseq would not look at it any more
         yield "checkpoint.finetune_from_model", *first
@@ -167,3 +174,11 @@ def _other_data(
             yield ("task.data", was, now) if was != now else here_too
     elif was != now:
         yield "task.data", was, now
+
+
+def _other_labels(was: str | None, here: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Other labels in files of the same or another name."""
+    task = OmegaConf.create(here["task"])
+    now = labels.digest(task, here["dataset"]["train_subset"]) if "label_dir" in task else None
+    if was and now and was != now:
+        yield f"labels of {task.label_dir or task.data}", f"sha256 {was[:8]}", f"sha256 {now[:8]}"

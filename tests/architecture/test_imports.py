@@ -37,8 +37,11 @@ RULES = {
         others=("numpy", "soundfile", "soxr", "tqdm", "espeakng_loader"),
     ),
     "pretrain": Rule(
-        ours=("headrace_fairseq", "headrace"),
-        others=("fairseq", "fairseq_cli", "hydra", "omegaconf", "torch", "numpy", "sklearn", "soundfile", "tqdm"),
+        ours=("headrace_fairseq", "headrace_labels", "headrace_pretraining", "headrace_stages", "headrace"),
+        others=(
+            "fairseq", "fairseq_cli", "hydra", "omegaconf", "torch", "numpy", "sklearn", "joblib", "kaldi_native_fbank",
+            "safetensors", "soundfile", "tensorboardX", "tqdm", "yaml",
+        ),
     ),
     "upstream_plugins": Rule(
         ours=("headrace_upstream", "headrace"),
@@ -50,8 +53,12 @@ RULES = {
             "s3prl", "torch", "torchaudio", "numpy", "soundfile", "soxr", "huggingface_hub", "jiwer", "yaml", "tqdm",
         ),
     ),
+    "stages": Rule(ours=("headrace_stages", "headrace"), others=()),
     "experiments": Rule(
-        ours=("headrace_experiments", "headrace_manifests", "headrace_downstream", "headrace"),
+        ours=(
+            "headrace_experiments", "headrace_stages", "headrace_manifests", "headrace_pretraining",
+            "headrace_downstream", "headrace",
+        ),
         others=("torch", "numpy", "soundfile", "yaml", "tqdm", "matplotlib", "tensorboardX"),
     ),
     "benchmarks": Rule(

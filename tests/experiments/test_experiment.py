@@ -16,8 +16,8 @@ from headrace_experiments import description, experiment, report_file, results_f
 from headrace_experiments.corpora import Splits, check_sessions, find_splits
 from headrace_experiments.experiment import Pretraining
 from headrace_experiments.plan import CHECKOUT, Plan, Speech, speech_of
-from headrace_experiments.shape import Shape, shape_of
-from headrace_experiments.stage import RunFolder, check
+from headrace_pretraining.shape import Shape, shape_of
+from headrace_stages.stage import RunFolder, check
 
 FOLDER = CHECKOUT / "experiments"
 SHIPPED = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -100,7 +100,7 @@ def composed(one):
 def test_configurations_of_pretrainings_compose_and_have_the_shape_that_is_told(name):
     for one in experiment.read(FOLDER / f"{name}.yaml").pretraining.values():
         model = composed(one).model
-        told = shape_of(one, CHECKOUT / "pretrain/configs")
+        told = shape_of(one.config, one.overrides, CHECKOUT / "pretrain/configs")
         assert told == Shape(model.encoder_layers, model.encoder_embed_dim, 1 + model.num_negatives)
 
 
@@ -118,12 +118,12 @@ def test_the_shape_is_what_hydra_makes_of_it(config, overrides):
     model = composed(one).model
     candidates = 1 + model.num_negatives + model.cross_sample_negatives
     shape = Shape(model.encoder_layers, model.encoder_embed_dim, candidates)
-    assert shape_of(one, CHECKOUT / "pretrain/configs") == shape
+    assert shape_of(one.config, one.overrides, CHECKOUT / "pretrain/configs") == shape
 
 
 def test_a_configuration_that_is_not_there_is_named():
     with pytest.raises(ValueError, match=r"typo\.yaml: no such file"):
-        shape_of(Pretraining("typo", 1, 1), CHECKOUT / "pretrain/configs")
+        shape_of("typo", [], CHECKOUT / "pretrain/configs")
 
 
 def test_the_experiment_for_gpus_trains_longer_and_scores_the_same_rows():

@@ -10,8 +10,9 @@ import yaml
 
 from headrace_experiments import experiment
 from headrace_experiments.corpora import Splits
-from headrace_experiments.plan import CHECKOUT, Plan, Speech, folder_name, hydra_value, other_corpora
-from headrace_experiments.stage import RunFolder
+from headrace_experiments.plan import CHECKOUT, Plan, Speech, folder_name, other_corpora
+from headrace_stages.hydra import hydra_value
+from headrace_stages.stage import RunFolder
 
 DEMO = CHECKOUT / "experiments" / "demo.yaml"
 PLAIN = ["/speech/joerg/runs/demo", "/a b/run-1_x", "/tmp/100%/a@b.c/x+y", "/a:b/c"]

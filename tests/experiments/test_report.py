@@ -11,15 +11,16 @@ from headrace import EncoderConfig, SpeechEncoder
 from headrace.checkpoint import save
 from headrace_downstream import predictions, score
 from headrace_downstream.predictions import Prediction
-from headrace_experiments import curve, description, report_file, results_file, stamps
+from headrace_experiments import curve, description, report_file, results_file
 from headrace_experiments.collect import collect
 from headrace_experiments.corpora import Splits
 from headrace_experiments.experiment import Corpora, Experiment, Pretraining, Row, Task
 from headrace_experiments.page import page
 from headrace_experiments.plan import CHECKOUT, Plan, Speech
-from headrace_experiments.stage import RunFolder
-from headrace_experiments.stamps import Stamp
 from headrace_experiments.table import findings, for_markdown, for_terminal, table
+from headrace_stages import stamps
+from headrace_stages.stage import RunFolder
+from headrace_stages.stamps import Stamp
 
 CLASSES = ("ang", "hap", "neu", "sad")
 TINY = {"num_layers": 2, "embed_dim": 16, "ffn_dim": 16, "num_heads": 2, "conv_layers": [[8, 10, 5], [16, 8, 4]]}

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from headrace_experiments import experiment, room, stamps
+from headrace_experiments import experiment, room
 from headrace_experiments.corpora import Splits
 from headrace_experiments.plan import CHECKOUT, Plan, Speech
 from headrace_experiments.room import Need
-from headrace_experiments.stage import RunFolder
+from headrace_stages import stamps
+from headrace_stages.stage import RunFolder
 
 Usage = namedtuple("Usage", "total used free")
 DEMO = experiment.read(CHECKOUT / "experiments" / "demo.yaml")

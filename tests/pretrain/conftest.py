@@ -5,18 +5,20 @@ from __future__ import annotations
 
 import multiprocessing
 import runpy
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-import torch
+
+from headrace.checkpoint import unpickle
 
 SAMPLE_RATE = 16000
 RUNNER = Path(__file__).with_name("fairseq_run.py")
 
-# wav2vec2_tiny, made so small that an update takes a few milliseconds.
+# The tiny configurations, made so small that an update takes a few milliseconds.
 MINUTE = {
     "dataset.max_tokens": 40000,
     "dataset.num_workers": 0,
@@ -37,10 +39,13 @@ MINUTE = {
     "model.conv_pos": 4,
     "model.conv_pos_groups": 2,
     "model.final_dim": 8,
-    "model.latent_vars": 8,
-    "model.num_negatives": 5,
     "model.mask_length": 2,
 }
+OBJECTIVE = {
+    "wav2vec2_tiny": {"model.latent_vars": 8, "model.num_negatives": 5},
+    "hubert_tiny": {"task.label_rate": 50.0},
+}
+NUM_CLUSTERS = 5
 
 
 def write_corpus(folder: Path, seconds: dict[str, list[float]]) -> Path:
@@ -58,6 +63,17 @@ def write_corpus(folder: Path, seconds: dict[str, list[float]]) -> Path:
     return folder
 
 
+def write_labels(folder: Path, seed: int = 3, rate: int = 50) -> Path:
+    """Labels of NUM_CLUSTERS clusters drawn for the manifests of a folder; beside them. Returns the folder."""
+    generator = np.random.default_rng(seed)
+    for manifest in folder.glob("*.tsv"):
+        counts = [int(line.split("\t")[1]) * rate // SAMPLE_RATE for line in manifest.read_text().splitlines()[1:]]
+        lines = [" ".join(map(str, generator.integers(NUM_CLUSTERS, size=count))) for count in counts]
+        manifest.with_suffix(".km").write_text("\n".join(lines) + "\n")
+    (folder / "dict.km.txt").write_text("".join(f"{number} 1\n" for number in range(NUM_CLUSTERS)))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def corpus_of():
     """Writes a corpus: (folder, {split: durations in seconds}) -> folder."""
@@ -69,6 +85,22 @@ def minute_corpus(tmp_path_factory) -> Path:
     """24 utterances of 0.5 to 1 s, 4 for validation: about 9 batches an epoch."""
     train = list(np.linspace(0.5, 1.0, 24))
     return write_corpus(tmp_path_factory.mktemp("corpus") / "noise", {"train": train, "valid": [0.6, 0.7, 0.8, 0.9]})
+
+
+@pytest.fixture(scope="session")
+def labels_of():
+    """Writes labels: (folder, seed, rate) -> folder."""
+    return write_labels
+
+
+@pytest.fixture
+def labelled_corpus(minute_corpus, tmp_path) -> Path:
+    """The minute corpus's manifests with labels, in a folder of its own."""
+    folder = tmp_path / "labelled"
+    folder.mkdir()
+    for manifest in minute_corpus.glob("*.tsv"):
+        shutil.copy(manifest, folder)
+    return write_labels(folder)
 
 
 @dataclass
@@ -97,7 +129,7 @@ class Training:
     def finish(self) -> dict:
         """Wait for success; the last checkpoint's content."""
         assert self.wait() == 0, self.log[-3000:]
-        return torch.load(self.last_checkpoint, weights_only=True)
+        return unpickle.read(self.last_checkpoint)
 
 
 @dataclass
@@ -109,11 +141,11 @@ class Trainer:
     folder: Path
     started: list[Training] = field(default_factory=list)
 
-    def arguments(self, **overrides: object) -> list[str]:
+    def arguments(self, config: str = "wav2vec2_tiny", **overrides: object) -> list[str]:
         """Of the command; overrides have __ for the dot, and "recipe" as it is."""
-        values = {"task.data": self.data, **MINUTE}
+        values = {"task.data": self.data, **MINUTE, **OBJECTIVE[config]}
         values |= {key.replace("__", "."): value for key, value in overrides.items()}
-        arguments = ["--config-dir", str(self.configs), "--config-name", "wav2vec2_tiny"]
+        arguments = ["--config-dir", str(self.configs), "--config-name", config]
         return arguments + [f"{key}={value}" for key, value in values.items() if value is not None]
 
     def start(self, name: str = "run", max_file_bytes: int | None = None, **overrides: object) -> Training:

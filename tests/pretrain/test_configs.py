@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from headrace_fairseq.config import HeadraceWav2Vec2Config
+from headrace_fairseq.config import HeadraceHubertConfig, HeadraceWav2Vec2Config
 
 RECIPES = {
     "llsa": ("llsa", 1),
@@ -23,7 +23,9 @@ RECIPES = {
     "sa": ("sa", 1),
     "sa_then_llsa": ("llsa", 1),
 }
-NAMES = ("wav2vec2_base_librispeech", "wav2vec2_tiny")
+CONFIGS = {"wav2vec2": HeadraceWav2Vec2Config, "hubert": HeadraceHubertConfig}
+NAMES = tuple(f"{model}_{size}" for model in CONFIGS for size in ("base_librispeech", "tiny"))
+HUBERT = ["task.label_dir=somewhere", "task.label_rate=100"]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:hydra", "ignore:[\\s\\S]*validated against ConfigStore")
 
 
@@ -32,7 +34,7 @@ def composed(repository, name, *overrides):
         ConfigStore.instance().repo.pop(f"{other}.yaml", None)
     ConfigStore.instance().store(name=name, node=FairseqConfig)
     with initialize_config_dir(str(repository / "pretrain" / "configs"), version_base="1.1"):
-        return compose(name, ["task.data=somewhere", *overrides])
+        return compose(name, ["task.data=somewhere", *(HUBERT if name.startswith("hubert") else []), *overrides])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -50,13 +52,14 @@ def test_every_field_is_one_that_the_model_has_and_streaming_ones_can_be_overrid
     cfg = composed(
         repository, name, "model.mixer=full", "model.look_ahead=3", "model.look_back=null", "model.positions=conv"
     )
-    known = {field.name for field in dataclasses.fields(HeadraceWav2Vec2Config)} | {"_name"}
+    known = {field.name for field in dataclasses.fields(CONFIGS[name.partition("_")[0]])} | {"_name"}
     assert set(cfg.model) <= known
     assert (cfg.model.mixer, cfg.model.look_ahead, cfg.model.look_back) == ("full", 3, None)
 
 
-def test_sizes(repository):
-    base, tiny = (composed(repository, name).model for name in NAMES)
+@pytest.mark.parametrize("model", CONFIGS)
+def test_sizes(repository, model):
+    base, tiny = (composed(repository, f"{model}_{size}").model for size in ("base_librispeech", "tiny"))
     assert (base.encoder_layers, base.encoder_embed_dim, base.look_ahead, base.look_back) == (12, 768, 8, 60)
     assert (tiny.encoder_layers, tiny.encoder_embed_dim) == (4, 256)
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from headrace_experiments import estimate, process, stamps
-from headrace_experiments import stage as stages_
-from headrace_experiments.display import Display, Now, clock
-from headrace_experiments.process import Running
-from headrace_experiments.progress import Follower
-from headrace_experiments.stage import RunFolder, Stage
+from headrace_stages import estimate, process, stamps
+from headrace_stages import stage as stages_
+from headrace_stages.display import Display, Now, clock
+from headrace_stages.process import Running
+from headrace_stages.progress import Follower
+from headrace_stages.stage import RunFolder, Stage
 
 POLL_SECONDS = 0.1
 LAST_LINES = 25
@@ -138,14 +138,17 @@ class Scheduler:
     # ---- what is said ----
 
     def _now(self) -> Now:
-        pace = estimate.pace(self._expected, self._taken)
+        readers = [(one, follower.look()) for one, follower in self._running]
+        begun = [(one, reader.share) for one, reader in readers if (reader.share or 0.0) >= estimate.MIN_SHARE]
+        pace = estimate.pace(
+            self._expected + sum(one.stage.expected_seconds * share for one, share in begun),
+            self._taken + sum(one.seconds for one, _ in begun),
+        )
         left = {stage.name: stage.expected_seconds * pace for stage in self.stages if stage.name not in self._done}
-        shown = []
-        for one, follower in self._running:
-            reader = follower.look()
+        for one, reader in readers:
             expected = one.stage.expected_seconds * pace
             left[one.stage.name] = estimate.seconds_left(expected, one.seconds, reader.share)
-            shown.append((one.stage.name, reader.share, reader.detail))
+        shown = [(one.stage.name, reader.share, reader.detail) for one, reader in readers]
         names = [one.stage.name for one, _ in self._running]
         seconds = estimate.makespan(self.stages, left, names, self.jobs)
         return Now(len(self._done), len(self.stages), shown, time.monotonic() - self._started, seconds)

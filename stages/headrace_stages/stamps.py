@@ -16,9 +16,9 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 
-from headrace_downstream.files import write_whole
-from headrace_experiments import fingerprint
-from headrace_experiments.stage import RunFolder, Stage
+from headrace.checkpoint.files import written_whole
+from headrace_stages import fingerprint
+from headrace_stages.stage import RunFolder, Stage
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,10 @@ def read(folder: RunFolder, name: str) -> Stamp | None:
 
 def write(folder: RunFolder, name: str, stamp: Stamp) -> None:
     """Write a stage's stamp; it appears whole."""
-    write_whole(folder.stamp(name), json.dumps(asdict(stamp), indent=1) + "\n")
+    path = folder.stamp(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(asdict(stamp), indent=1) + "\n", encoding="utf-8")
 
 
 def key_of(folder: RunFolder, stage: Stage) -> str:

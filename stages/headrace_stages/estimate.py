@@ -6,10 +6,11 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 
-from headrace_experiments.stage import Stage
+from headrace_stages.stage import Stage
 
 MIN_SHARE = 0.03
 """Below it, a stage's own progress says less than what was expected of it."""
+TRUSTED_SECONDS = 60.0
 
 
 def seconds_left(expected_seconds: float, elapsed: float, share: float | None) -> float:
@@ -22,10 +23,14 @@ def seconds_left(expected_seconds: float, elapsed: float, share: float | None) -
 
 
 def pace(expected_seconds: float, taken_seconds: float) -> float:
-    """How much slower this machine is than the one the experiment was sized on, from the stages that are done."""
-    if expected_seconds < 5.0:
-        return 1.0
-    return min(max(taken_seconds / expected_seconds, 0.2), 20.0)
+    """How much slower this machine is than the one the experiment was sized on.
+
+    Args:
+        expected_seconds: of what is done, of running stages the part that is done.
+        taken_seconds: by the same. Seconds of manifests say little about an hour of training: what is done counts
+            beside `TRUSTED_SECONDS` that go as expected.
+    """
+    return (TRUSTED_SECONDS + taken_seconds) / (TRUSTED_SECONDS + expected_seconds)
 
 
 def critical_seconds(stages: Sequence[Stage]) -> dict[str, float]:

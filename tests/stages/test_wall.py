@@ -9,11 +9,11 @@ import time
 
 import pytest
 
-from headrace_experiments import stamps
-from headrace_experiments.display import Display
-from headrace_experiments.scheduler import Scheduler, StageFailedError
-from headrace_experiments.stage import RunFolder, Stage
-from headrace_experiments.stamps import Stamp, wall_seconds
+from headrace_stages import stamps
+from headrace_stages.display import Display
+from headrace_stages.scheduler import Scheduler, StageFailedError
+from headrace_stages.stage import RunFolder, Stage
+from headrace_stages.stamps import Stamp, wall_seconds
 
 
 @pytest.fixture

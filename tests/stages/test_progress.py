@@ -3,10 +3,10 @@
 
 import pytest
 
-from headrace_experiments import estimate
-from headrace_experiments.display import Now, clock, line
-from headrace_experiments.progress import Follower, training_row
-from headrace_experiments.stage import Stage
+from headrace_stages import estimate
+from headrace_stages.display import Now, clock, line
+from headrace_stages.progress import Follower, training_row
+from headrace_stages.stage import Stage
 
 FAIRSEQ = (
     '[2026-11-21 08:16:53,891][train_inner][INFO] - {"epoch": 1, "update": 0.151, "loss": "8.156", "loss_0": "6.715", '
@@ -105,3 +105,16 @@ def test_the_line_says_what_runs_and_how_long_it_takes():
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3600, "1:00:00")])
 def test_clock(seconds, text):
     assert clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("expected", "taken", "least", "most"),
+    [
+        pytest.param(12, 4, 0.85, 1.0, id="seconds of manifests, fast: as expected"),
+        pytest.param(12, 30, 1.0, 1.3, id="seconds of manifests, slow: nearly as expected"),
+        pytest.param(2000, 4000, 1.9, 2.0, id="an hour on a machine half as fast"),
+        pytest.param(0, 0, 1.0, 1.0, id="nothing done"),
+    ],
+)
+def test_pace_follows_long_stages_and_hardly_short_ones(expected, taken, least, most):
+    assert least <= estimate.pace(expected, taken) <= most

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from headrace_experiments import process, stamps
-from headrace_experiments.display import Display
-from headrace_experiments.scheduler import Scheduler, StageFailedError, locked
-from headrace_experiments.stage import RunFolder, Stage
+from headrace_stages import process, stamps
+from headrace_stages.display import Display
+from headrace_stages.scheduler import Scheduler, StageFailedError, locked
+from headrace_stages.stage import RunFolder, Stage
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-PATHS = [str(CHECKOUT / folder) for folder in ("experiments", "downstream")]
+PATHS = [str(Path(__file__).resolve().parents[2] / "stages")]
 
 
 def python(code):
@@ -219,8 +218,8 @@ RUNNER = """
 import sys
 sys.path[:0] = {paths!r}  # as run.py does
 from pathlib import Path
-from headrace_experiments.scheduler import Scheduler, StoppedError
-from headrace_experiments.stage import RunFolder, Stage
+from headrace_stages.scheduler import Scheduler, StoppedError
+from headrace_stages.stage import RunFolder, Stage
 stages = [Stage(name, (sys.executable, "-c", {counter!r}), ("out",)) for name in ("one", "two")]
 try:
     Scheduler(RunFolder(Path({root!r})), stages, 2, 1, {{}}, "").run()

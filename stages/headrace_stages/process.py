@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headrace_experiments.stage import RunFolder, Stage
+from headrace_stages.stage import RunFolder, Stage
 
 MARK = "HEADRACE_RUN"
 """In the environment of every process of a run: which run it belongs to."""

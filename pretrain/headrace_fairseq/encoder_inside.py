@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""headrace's encoder inside one of fairseq's models: what wav2vec 2.0 and HuBERT have in common.
+
+fairseq's forward looks for modules named ``feature_extractor``, ``layer_norm``, ``post_extract_proj`` and ``encoder``.
+Methods of these names stand there instead, so that objective, masks, loss and log keys stay fairseq's.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from fairseq.distributed.utils import get_global_rank
+from omegaconf import DictConfig
+
+from headrace import SpeechEncoder
+from headrace_fairseq import masks
+from headrace_fairseq.config import encoder_config
+from headrace_fairseq.errors import one_clear_line
+from headrace_fairseq.names import from_fairseq_names, to_fairseq_names, why_not
+from headrace_fairseq.progress import Progress
+
+REPLACED = ("feature_extractor", "layer_norm", "post_extract_proj", "encoder")
+
+
+class EncoderInside(torch.nn.Module):
+    """The first base of a model whose second base is fairseq's; its checkpoints carry fairseq's names."""
+
+    cfg: DictConfig
+    speech_encoder: SpeechEncoder
+    progress: Progress
+
+    def put_encoder_inside(self, cfg: DictConfig) -> None:
+        """In place of the modules that fairseq's constructor has built.
+
+        Raises:
+            ValueError: what the configuration asks for is not built; names the field.
+        """
+        for name in REPLACED:
+            self._modules.pop(name, None)
+            self.__dict__.pop(name, None)  # fairseq's post_extract_proj is a plain None where widths agree
+        self.cfg = cfg
+        self.speech_encoder = SpeechEncoder(encoder_config(cfg))
+        self.progress = Progress(cfg.max_update, cfg.log_interval)
+        self.register_state_dict_post_hook(to_fairseq_names)
+        self.register_load_state_dict_pre_hook(from_fairseq_names)
+
+    @property
+    def min_samples(self) -> int:
+        """The shortest utterance that can be masked and leave a frame to see."""
+        frontend = self.speech_encoder.frontend
+        return frontend.window_samples + (masks.min_frames(self.cfg) - 1) * frontend.stride_samples
+
+    def feature_extractor(self, source: torch.Tensor) -> torch.Tensor:
+        """[N, samples] -> [N, channels, T]."""
+        return self.speech_encoder.frontend(source).mT
+
+    def layer_norm(self, features: torch.Tensor) -> torch.Tensor:
+        """What wav2vec 2.0's quantizer sees: [N, T, channels]."""
+        return self.speech_encoder.project.norm(features)
+
+    def post_extract_proj(self, features: torch.Tensor) -> torch.Tensor:
+        """[N, T, channels] -> [N, T, C], to be masked."""
+        linear = self.speech_encoder.project.linear
+        return features if linear is None else linear(features)
+
+    def encoder(
+        self,
+        x: torch.Tensor,
+        padding_mask: torch.Tensor | None = None,
+        layer: int | None = None,
+        corpus_key: None = None,
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, None, None]]]:
+        """fairseq's TransformerEncoder: the last frames [N, T, C], or those of ``layer``; each layer's [T, N, C]."""
+        lengths = None if padding_mask is None else (~padding_mask).sum(-1)
+        context = self.speech_encoder.context
+        hidden_states = context(x, lengths)
+        outputs = hidden_states[1:]
+        x = context.output(hidden_states, lengths) if layer is None else outputs[layer]
+        return x, [(output.transpose(0, 1), None, None) for output in outputs]
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Called by fairseq before each update."""
+        super().set_num_updates(num_updates)  # pyright: ignore[reportAttributeAccessIssue]
+        if get_global_rank() == 0:
+            self.progress.update(num_updates)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, torch.Tensor], strict: bool = True, model_cfg: Any = None, args: Any = None
+    ) -> Any:
+        """fairseq's, with a clear line when the checkpoint is another model's."""
+        with one_clear_line():
+            problem = why_not(state_dict, self.state_dict()) if strict else None
+            if problem:
+                raise ValueError(problem)
+        return super().load_state_dict(state_dict, strict, model_cfg, args)  # pyright: ignore[reportCallIssue]
+
+
+def without_layers(cfg: DictConfig) -> DictConfig:
+    """fairseq's own transformer is built and thrown away: without layers."""
+    cfg = copy.copy(cfg)
+    cfg.encoder_layers = 0
+    return cfg

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Label files as fairseq reads them, with a note beside each that says what they were made of.
+
+<split>_<rank>_<nshard>.km   a line of cluster numbers for each utterance of a part
+<split>.km                   all parts
+<split>.km.json              the note: manifest, k-means model, rate (headrace_fairseq/labels.py asks for it)
+dict.km.txt                  "number 1" for each cluster
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from headrace.checkpoint.files import written_whole
+from headrace_labels.clusters import Clusters
+from headrace_labels.features import Features, read_audio
+from headrace_labels.shards import Manifest, Shard
+
+
+@dataclass(frozen=True)
+class Note:
+    """What labels were made of. manifest_rows, kmeans: SHA-256; label_rate: labels a second."""
+
+    manifest_rows: str
+    kmeans: str
+    label_rate: float
+    features: str
+    num_clusters: int
+
+
+def write_part(utterances: Iterable[np.ndarray], clusters: Clusters, path: Path) -> None:
+    """Label the frames [T, dim] of each utterance; the file appears whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as partial, partial.open("w", encoding="utf-8") as file:
+        for frames in utterances:
+            file.write(_line(frames, clusters))
+
+
+def label_audio(manifest: Manifest, shard: Shard, features: Features, clusters: Clusters, folder: Path) -> None:
+    """Label a part of a manifest straight from its audio; returns at once where the labels are.
+
+    Killed, the same call goes on after the last whole line, unless manifest, features or clusters are others.
+
+    Raises:
+        ValueError: audio that cannot be used; names the file.
+        OSError: the disk is full; the same call goes on when there is room.
+    """
+    path, key = folder / f"{shard.stem}.km", f"{manifest.rows} {features.key} {clusters.digest}\n"
+    begun, made_of = folder / f"{path.name}.partial", folder / f"{path.name}.note"
+    is_ours = made_of.is_file() and made_of.read_text() == key
+    if path.is_file() and is_ours:
+        print(f"{path} is there: nothing to do", flush=True)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_ours:
+        begun.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        with written_whole(made_of) as partial:
+            partial.write_text(key)
+    indices, done = shard.indices(len(manifest)), _keep_whole_lines(begun)
+    with begun.open("a", encoding="utf-8") as file:
+        bar = tqdm(indices[done:], initial=done, total=len(indices), desc=f"labels of {shard.split}", unit="utterance")
+        for index in bar:
+            samples = read_audio(manifest.audio(index), manifest.num_samples[index])
+            file.write(_line(features(samples), clusters))
+            file.flush()
+        os.fsync(file.fileno())
+    os.replace(begun, path)
+
+
+def _line(frames: np.ndarray, clusters: Clusters) -> str:
+    labels, _ = clusters.nearest(torch.from_numpy(frames).to(clusters.centroids.device))
+    return " ".join(map(str, labels.tolist())) + "\n"
+
+
+def _keep_whole_lines(path: Path) -> int:
+    """Cut off what a kill left of a line; the number of lines that stay."""
+    if not path.is_file():
+        return 0
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    os.truncate(path, len(whole))
+    return whole.count(b"\n")
+
+
+def join_parts(folder: Path, split: str, nshard: int, manifest: Manifest, note: Note) -> None:
+    """Put the parts of a split into one file, and write its note and the dictionary.
+
+    Raises:
+        ValueError: a part is missing, or has another number of lines than its part of the manifest.
+    """
+    label = folder / f"{split}.km"
+    with written_whole(label) as partial, partial.open("w", encoding="utf-8") as file:
+        for rank in range(nshard):
+            shard = Shard(split, nshard, rank)
+            path, expected = folder / f"{shard.stem}.km", len(shard.indices(len(manifest)))
+            if not path.is_file():
+                raise ValueError(f"{path} is not there: part {rank} of {nshard} was not labelled; label it, then join.")
+            count = 0
+            for line in _lines(path):
+                file.write(line)
+                count += 1
+            if count != expected:
+                raise ValueError(
+                    f"{path} has {count} lines, its part of {manifest.path} has {expected}: it was made for another "
+                    "manifest or cut short. Remove it and label the part again."
+                )
+    write_dictionary(folder / "dict.km.txt", note.num_clusters)
+    with written_whole(folder / f"{split}.km.json") as partial:
+        partial.write_text(json.dumps(asdict(note), indent=1) + "\n", encoding="utf-8")
+
+
+def write_dictionary(path: Path, num_clusters: int) -> None:
+    """The clusters' names, which fairseq takes for words, each seen once."""
+    with written_whole(path) as partial:
+        partial.write_text("".join(f"{number} 1\n" for number in range(num_clusters)), encoding="utf-8")
+
+
+def read_note(label: Path) -> Note:
+    """The note beside a joined label file.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = label.with_name(f"{label.name}.json")
+    if not path.is_file():
+        raise ValueError(f"{path} is not there: join the parts with pretrain/labels/join_km_label.py.")
+    return Note(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def read_labels(path: Path) -> list[np.ndarray]:
+    """The cluster numbers [T] int64 of each utterance."""
+    return [np.array(line.split(), dtype=np.int64) for line in _lines(path)]
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8") as file:
+        yield from file

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HuBERT's iterations as stages: features, k-means, labels, training; then the same with the encoder just trained.
+
+A plan is a YAML file in pretrain/plans: a configuration of pretrain/configs, and what each iteration clusters.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from headrace_labels.features import Mfcc
+from headrace_labels.shards import read_manifest
+from headrace_pretraining.shape import section_of, shape_of
+from headrace_stages.hydra import hydra_value
+from headrace_stages.process import as_typed
+from headrace_stages.stage import RunFolder, Stage
+
+PRETRAIN = Path(__file__).resolve().parents[1]
+SPLITS = ("train", "valid")
+SAMPLE_RATE = 16000
+ENCODER_FRAMES_A_SECOND = 50.0
+LABEL_BYTES = 4  # a number below 1000 and a space
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One pass: what is clustered, into how many clusters, and how long the encoder trains on their labels.
+
+    layer: of the encoder of the iteration before; None for MFCC.
+    share: of the training utterances, that k-means learns from; -1 for all.
+    """
+
+    clusters: int
+    updates: int
+    layer: int | None = None
+    share: float = -1.0
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of the machine that a plan was sized on, for the time left only. Seconds for an hour of speech; for an update."""
+
+    mfcc: float = 60.0
+    encoder: float = 120.0
+    kmeans: float = 60.0
+    update: float = 0.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan, read from its file."""
+
+    name: str
+    config: str
+    iterations: Sequence[Iteration]
+    speed: Speed
+
+
+def read_plan(path: Path) -> Plan:
+    """Read and check a plan.
+
+    Raises:
+        ValueError: naming the file, the key, what was expected and what came.
+    """
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in (PRETRAIN / "plans").glob("*.yaml")))
+        raise ValueError(f"{path}: no such plan; there are {known}, or give the path of a YAML file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    try:
+        return _plan(path.stem, values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _plan(name: str, values: Any) -> Plan:
+    if not isinstance(values, Mapping) or set(values) - {"config", "iterations", "speed"}:
+        raise ValueError(f"expected the keys config, iterations and speed, got {values!r}")
+    config, iterations = values.get("config"), values.get("iterations")
+    if not (PRETRAIN / "configs" / f"{config}.yaml").is_file():
+        raise ValueError(f"config: expected the name of a file in pretrain/configs, got {config!r}")
+    if not isinstance(iterations, list) or not iterations:
+        raise ValueError(f"iterations: expected a list of one or more, got {iterations!r}")
+    found = [_build(Iteration, f"iterations[{number}]", one) for number, one in enumerate(iterations)]
+    for number, one in enumerate(found):
+        if number == 0 and one.layer is not None:
+            raise ValueError("iterations[0]: there is no encoder yet, so no layer of it; leave layer out (MFCC)")
+        if one.clusters < 2 or one.updates < 1:
+            raise ValueError(f"iterations[{number}]: clusters must be 2 or more and updates 1 or more, got {one}")
+    return Plan(name, config, found, _build(Speed, "speed", values.get("speed") or {}))
+
+
+def _build(kind: Any, where: str, values: Any) -> Any:
+    known = [field.name for field in fields(kind)]
+    if not isinstance(values, Mapping) or set(values) - set(known):
+        raise ValueError(f"{where}: expected {', '.join(known)}, got {values!r}")
+    return kind(**values)
+
+
+@dataclass(frozen=True)
+class Iterations:
+    """Builds the stages of a plan for one corpus in one folder.
+
+    Args:
+        data: the folder of manifests.
+        overrides: of fairseq-hydra-train, the same in every iteration.
+        processes: under torchrun; 1 for none.
+        has_gpus: one for each process, unless the configuration says common.cpu.
+    """
+
+    plan: Plan
+    folder: RunFolder
+    data: Path
+    overrides: Sequence[str]
+    processes: int = 1
+    has_gpus: bool = False
+
+    def stages(self) -> list[Stage]:
+        """All stages, each after those that it needs."""
+        stages: list[Stage] = []
+        for number, one in enumerate(self.plan.iterations, start=1):
+            stages += self._clusters(number, one)
+            stages.append(self._labels(number, one))
+            stages.append(self._training(number, one))
+        return [*stages, self._export()]
+
+    # ---- stages ----
+
+    def _clusters(self, number: int, one: Iteration) -> list[Stage]:
+        """On one machine frames are stored and clustered in batches; in many processes they are never stored."""
+        kmeans, hours = f"kmeans-{number}", self.hours * (1.0 if one.share == -1 else one.share)
+        expected = hours * self.plan.speed.kmeans
+        share = ("--percent", str(one.share))
+        if self.processes > 1:
+            what = (str(self.data), "train", "km.safetensors", str(one.clusters))
+            run, told_by = self._run("learn_kmeans_distributed.py", *what, *share, *self._source(number, one))
+            after, seconds = self._after(number), expected + 20 * self._feature_seconds(one, hours)
+            outputs = ("km.safetensors",)
+            return [Stage(kmeans, run, outputs, self._inputs(), after, expected_seconds=seconds, told_by=told_by)]
+        frames = f"features-{number}"
+        source: tuple[str, ...] = ("dump_mfcc_feature.py", str(self.data), "train")
+        if one.layer is not None:
+            encoder = str(self._checkpoint(number - 1))
+            source = ("dump_hubert_feature.py", str(self.data), "train", encoder, str(one.layer))
+        learn = (str(self.folder.stage(frames)), "train", "1", "km.safetensors", str(one.clusters))
+        return [
+            Stage(
+                frames,
+                self._run(*source, "1", "0", ".")[0],
+                ("train_0_1.npy", "train_0_1.len"),
+                self._inputs(),
+                self._after(number),
+                expected_seconds=self._feature_seconds(one, self.hours),
+            ),
+            Stage(
+                kmeans,
+                self._run("learn_kmeans.py", *learn, *share)[0],
+                ("km.safetensors",),
+                (),
+                (frames,),
+                expected_seconds=expected,
+            ),
+        ]
+
+    def _labels(self, number: int, one: Iteration) -> Stage:
+        model = self.folder.stage(f"kmeans-{number}") / "km.safetensors"
+        arguments = (str(self.data), str(model), ".", *SPLITS, *self._source(number, one))
+        outputs = ("dict.km.txt", *(f"{split}.km{end}" for split in SPLITS for end in ("", ".json")))
+        run, told_by = self._run("label_audio.py", *arguments)
+        return Stage(
+            f"labels-{number}",
+            run,
+            outputs,
+            self._inputs(),
+            (f"kmeans-{number}", *self._after(number)),
+            expected_seconds=self._feature_seconds(one, self.hours),
+            told_by=told_by,
+        )
+
+    def _training(self, number: int, one: Iteration) -> Stage:
+        name = f"train-{number}"
+        rate = Mfcc.rate if one.layer is None else ENCODER_FRAMES_A_SECOND
+        overrides = [
+            *self.overrides,
+            f"task.data={hydra_value(self.data)}",
+            f"task.label_dir={hydra_value(self.folder.stage(f'labels-{number}'))}",
+            f"task.label_rate={rate:g}",
+            f"optimization.max_update={one.updates}",
+            f"hydra.run.dir={hydra_value(self.folder.stage(name))}",
+        ]
+        configs = PRETRAIN / "configs"
+        flags = ("--config-dir", str(configs), "--config-name", self.plan.config)
+        train = ("-m", "fairseq_cli.hydra_train")
+        return Stage(
+            name,
+            (*self._python(), *train, *self._layout(), *overrides, *flags),
+            ("checkpoints/checkpoint_last.pt",),
+            (configs, *self._inputs()),
+            (f"labels-{number}",),
+            "fairseq",
+            one.updates * self.plan.speed.update,
+            told_by=(*train, *overrides, *flags),  # in any number of processes: fairseq goes on from another one's
+        )
+
+    def _layout(self) -> list[str]:
+        """Overrides that spread a configuration, written for so many GPUs, over the processes that there are."""
+        distributed = section_of(self.plan.config, self.overrides, PRETRAIN / "configs", "distributed_training")
+        common = section_of(self.plan.config, self.overrides, PRETRAIN / "configs", "common")
+        on_cpus = not self.has_gpus or str(common.get("cpu")).lower() == "true"
+        layout = [f"distributed_training.distributed_world_size={self.processes}"]
+        if self.processes > 1 and on_cpus:
+            layout = ["+distributed=cpu_torchrun"]
+        if not any(one.startswith("optimization.update_freq=") for one in self.overrides):
+            freq = max(1, round(int(distributed["distributed_world_size"]) / self.processes))
+            layout.append(f"optimization.update_freq=[{freq}]")
+        return layout
+
+    def _export(self) -> Stage:
+        last = len(self.plan.iterations)
+        command = (sys.executable, "-m", "headrace.cli", "export", str(self._checkpoint(last)), "encoder")
+        return Stage("export", command, ("encoder",), (), (f"train-{last}",), expected_seconds=10.0)
+
+    # ---- what they share ----
+
+    @property
+    def hours(self) -> float:
+        """Of speech in all splits."""
+        return sum(sum(read_manifest(self.data, split).num_samples) for split in SPLITS) / SAMPLE_RATE / 3600
+
+    @property
+    def num_bytes(self) -> float:
+        """Of disk, about: stored frames, labels, and three checkpoints with two moments of Adam for each iteration."""
+        shape = shape_of(self.plan.config, self.overrides, PRETRAIN / "configs")
+        total = 0.0
+        for one in self.plan.iterations:
+            dim, rate = (Mfcc.dim, Mfcc.rate) if one.layer is None else (shape.width, ENCODER_FRAMES_A_SECOND)
+            frames = 3600 * self.hours * rate
+            stored = 0 if self.processes > 1 else 4 * dim
+            total += frames * (stored + LABEL_BYTES) + 3 * 3 * 4 * 12 * shape.layers * shape.width**2
+        return total
+
+    def _feature_seconds(self, one: Iteration, hours: float) -> float:
+        return hours * (self.plan.speed.mfcc if one.layer is None else self.plan.speed.encoder) / self.processes
+
+    def _source(self, number: int, one: Iteration) -> tuple[str, ...]:
+        if one.layer is None:
+            return ()
+        return ("--ckpt_path", str(self._checkpoint(number - 1)), "--layer", str(one.layer))
+
+    def _checkpoint(self, number: int) -> Path:
+        return self.folder.stage(f"train-{number}") / "checkpoints" / "checkpoint_last.pt"
+
+    def _after(self, number: int) -> tuple[str, ...]:
+        return (f"train-{number - 1}",) if number > 1 else ()
+
+    def _inputs(self) -> tuple[Path, ...]:
+        return tuple(self.data / f"{split}.tsv" for split in SPLITS)
+
+    def _run(self, script: str, *arguments: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """A command, and the same for one process, by which it is known: the result does not depend on their number."""
+        own = (str(PRETRAIN / "labels" / script), *arguments)
+        many = script in ("learn_kmeans_distributed.py", "label_audio.py")
+        return (*(self._python() if many else (sys.executable,)), *own), own
+
+    def _python(self) -> tuple[str, ...]:
+        if self.processes == 1:
+            return (sys.executable,)
+        return (sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}")
+
+
+def told(iterations: Iterations) -> list[str]:
+    """The plan for --dry-run: what each iteration does, each stage with its command and time, and the disk it takes."""
+    plan, stages, root = iterations.plan, iterations.stages(), iterations.folder.root
+    lines = [f"{plan.name}: {len(plan.iterations)} iterations on {iterations.hours:.2f} h of speech, in {root}"]
+    for number, one in enumerate(plan.iterations, start=1):
+        what = "MFCC" if one.layer is None else f"layer {one.layer} of iteration {number - 1}"
+        lines.append(f"  iteration {number}: {one.clusters} clusters of {what}, {one.updates} updates")
+    for stage in stages:
+        lines.append(f"{stage.name}: about {_clock(stage.expected_seconds)}")
+        lines.append(f"    {as_typed(stage.command)}")
+    seconds = sum(stage.expected_seconds for stage in stages)
+    lines.append(f"about {_clock(seconds)} on a machine like the one that the plan was sized on")
+    place = next(parent for parent in (root, *root.parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    lines.append(f"about {iterations.num_bytes / 1e9:.2f} GB of disk, {free / 1e9:.0f} GB are free")
+    return lines
+
+
+def _clock(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"

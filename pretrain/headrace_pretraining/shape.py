@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the YAML files of a pretraining say of its model, before anything has run.
+
+Hydra composes them when fairseq starts. To know three numbers of a model, this reads the same files in the order of
+their `defaults` and lays the overrides on top; a test holds it against Hydra for every shipped experiment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a pretraining's model.
+
+    Args:
+        layers: of the context encoder; it has one more hidden state.
+        width: features of each hidden state.
+        candidates: among which a wav2vec 2.0 finds the masked frame's code: the true one and the negatives; else None.
+    """
+
+    layers: int
+    width: int
+    candidates: int | None
+
+    @property
+    def chance_bits(self) -> float | None:
+        """Contrastive loss of uniform guessing."""
+        return None if self.candidates is None else math.log2(self.candidates)
+
+
+def shape_of(config: str, overrides: Sequence[str], configs: Path) -> Shape:
+    """The shape of the model of a configuration in the folder `configs`, with Hydra's overrides.
+
+    Raises:
+        ValueError: there is no such configuration, or it does not say.
+    """
+    model = section_of(config, overrides, configs, "model")
+    try:
+        candidates = None
+        if "num_negatives" in model:
+            candidates = 1 + int(model["num_negatives"]) + int(model.get("cross_sample_negatives", 0))
+        return Shape(int(model["encoder_layers"]), int(model["encoder_embed_dim"]), candidates)
+    except (KeyError, TypeError, ValueError) as why:
+        raise ValueError(
+            f"{config}: expected numbers as encoder_layers, encoder_embed_dim and num_negatives of model: {why}"
+        ) from None
+
+
+def section_of(config: str, overrides: Sequence[str], configs: Path, section: str) -> dict[str, Any]:
+    """A section of a configuration, with Hydra's overrides on top as they stand.
+
+    Raises:
+        ValueError: there is no such configuration.
+    """
+    choices = dict(override.partition("=")[::2] for override in overrides)
+    prefix = f"{section}."
+    own = {key.removeprefix(prefix): value for key, value in choices.items() if key.startswith(prefix)}
+    return _section(configs, config, choices, section) | own
+
+
+def _section(configs: Path, name: str, choices: dict[str, str], section: str) -> dict[str, Any]:
+    """A section of a file and of those in its `defaults`, where later ones win."""
+    path = configs / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected the configuration of a pretraining")
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    own = content.get(section) or {}
+    found: dict[str, Any] = {}
+    defaults = content.get("defaults") or []
+    for entry in defaults if "_self_" in defaults else [*defaults, "_self_"]:
+        if entry == "_self_":
+            found |= own
+        elif isinstance(entry, str):
+            found |= _section(
+                configs, str(Path(name).parent / entry), choices, section
+            )  # beside the file that names it
+        else:
+            for group, option in entry.items():
+                found |= _section(configs, f"{group}/{choices.get(group, option)}", choices, section)
+    return found

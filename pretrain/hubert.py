@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Pretrain a HuBERT in all its iterations, from manifests to a portable folder; the same command goes on after a kill.
+
+    python pretrain/hubert.py hubert_tiny --data MANIFESTS --dest runs/hubert_tiny
+    python pretrain/hubert.py hubert_tiny --data MANIFESTS --dest runs/full model.mixer=full common.seed=2
+    python pretrain/hubert.py hubert_base_librispeech --data MANIFESTS --dest RUN --processes 8 --dry-run
+
+PLAN is a file in pretrain/plans or a path to one of your own; KEY=VALUE go to fairseq-hydra-train in every iteration.
+Each stage is a command that can be typed by hand. It is skipped when its outputs are whole and were made from what
+would be read now, and gone on with when it was begun.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(CHECKOUT / folder) for folder in ("pretrain", "stages", ".")]
+
+from headrace_pretraining.iterations import Iterations, read_plan, told  # noqa: E402
+from headrace_stages.display import clock  # noqa: E402
+from headrace_stages.scheduler import Scheduler, StageFailedError, StoppedError  # noqa: E402
+from headrace_stages.stage import RunFolder  # noqa: E402
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("plan", metavar="PLAN")
+    p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for fairseq-hydra-train, in every iteration")
+    p.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder of train.tsv and valid.tsv")
+    p.add_argument("--dest", type=Path, required=True, metavar="DIR", help="where everything is kept")
+    p.add_argument("--processes", type=int, default=1, metavar="N", help="under torchrun, one for each GPU (default 1)")
+    p.add_argument("--threads", type=int, metavar="N", help="of each process (default: cores / processes)")
+    p.add_argument("--dry-run", action="store_true", help="print the plan, its sizes and times, and do nothing")
+    return p
+
+
+def prepare(options: argparse.Namespace) -> Iterations:
+    """Read the plan. Raises ValueError for the caller's mistakes."""
+    if options.processes < 1:
+        raise ValueError(f"--processes: expected 1 or more, got {options.processes}")
+    if odd := [one for one in options.overrides if "=" not in one]:
+        raise ValueError(f"expected KEY=VALUE, got {odd[0]!r}")
+    path = Path(options.plan)
+    plan = read_plan(path if path.is_file() else CHECKOUT / "pretrain" / "plans" / f"{options.plan}.yaml")
+    folder = RunFolder(options.dest.resolve())
+    return Iterations(
+        plan, folder, options.data.resolve(), options.overrides, options.processes, torch.cuda.is_available()
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run: 0 done, 1 a stage failed, 2 the caller's mistake, 130 stopped."""
+    options = parser().parse_intermixed_args(arguments)
+    started = time.monotonic()
+    try:
+        iterations = prepare(options)
+        if options.dry_run:
+            print("\n".join(told(iterations)))
+            return 0
+        threads = options.threads or max(1, (os.cpu_count() or 1) // options.processes)
+        Scheduler(iterations.folder, iterations.stages(), 1, threads, {}, "").run()
+    except (ValueError, OSError) as error:
+        print(f"hubert.py: {error}", file=sys.stderr)
+        return 2
+    except StageFailedError as failure:
+        print(f"hubert.py: {failure}", file=sys.stderr)
+        return 1
+    except (StoppedError, KeyboardInterrupt):
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(f"{iterations.folder.stage('export') / 'encoder'}  (this start: {clock(time.monotonic() - started)})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

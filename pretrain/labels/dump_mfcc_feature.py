@@ -1,0 +1,42 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""MFCC (39 numbers, 100 frames a second) of a part of a manifest: FEAT_DIR/SPLIT_RANK_NSHARD.npy and .len.
+
+    python pretrain/labels/dump_mfcc_feature.py TSV_DIR SPLIT NSHARD RANK FEAT_DIR
+
+fairseq's arguments. Killed, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+
+from headrace_labels.command import run  # noqa: E402
+from headrace_labels.feature_file import dump  # noqa: E402
+from headrace_labels.features import Mfcc  # noqa: E402
+from headrace_labels.shards import Shard, read_manifest  # noqa: E402
+
+
+def main(options: argparse.Namespace) -> None:
+    """Dump."""
+    shard = Shard(options.split, options.nshard, options.rank)
+    dump(read_manifest(options.tsv_dir, options.split), shard, Mfcc(), options.feat_dir)
+
+
+def parser() -> argparse.ArgumentParser:
+    """fairseq's arguments, in fairseq's order."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("tsv_dir", type=Path)
+    p.add_argument("split")
+    p.add_argument("nshard", type=int)
+    p.add_argument("rank", type=int)
+    p.add_argument("feat_dir", type=Path)
+    return p
+
+
+if __name__ == "__main__":
+    sys.exit(run(parser(), main))

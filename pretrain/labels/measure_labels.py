@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""How much of what was said do labels tell? Mutual information with the characters of transcripts, as a share.
+
+    python pretrain/labels/measure_labels.py TSV_DIR SPLIT LAB_DIR CORPUS [--json FILE]
+
+CORPUS is the one that the manifest's audio comes from, in LibriSpeech layout. 0: nothing; 1: every character.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+
+from headrace_labels.command import run  # noqa: E402
+from headrace_labels.information import measure, read_transcripts  # noqa: E402
+from headrace_labels.label_file import read_labels, read_note  # noqa: E402
+from headrace_labels.shards import read_manifest  # noqa: E402
+
+
+def main(options: argparse.Namespace) -> None:
+    """Measure and print."""
+    labels = options.lab_dir / f"{options.split}.km"
+    manifest, note = read_manifest(options.tsv_dir, options.split), read_note(labels)
+    found = measure(manifest, read_labels(labels), note.label_rate, read_transcripts(options.corpus))
+    told = f"{note.num_clusters} clusters of {note.features} tell {found.share:.4f} of the characters' entropy"
+    print(f"{labels}: {told} ({found.frames} frames of {found.utterances} utterances)")
+    if options.json:
+        options.json.write_text(json.dumps(asdict(note) | asdict(found), indent=1) + "\n", encoding="utf-8")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments in fairseq's manner."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("tsv_dir", type=Path)
+    p.add_argument("split")
+    p.add_argument("lab_dir", type=Path)
+    p.add_argument("corpus", type=Path)
+    p.add_argument("--json", type=Path, metavar="FILE")
+    return p
+
+
+if __name__ == "__main__":
+    sys.exit(run(parser(), main))

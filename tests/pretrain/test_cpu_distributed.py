@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes on CPUs under torchrun learn what one process with as large a batch learns."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from headrace.checkpoint import unpickle
+
+pytestmark = pytest.mark.fairseq
+
+
+def losses(text):
+    rows = [json.loads(line.partition("- ")[2]) for line in text.splitlines() if "[train_inner]" in line]
+    return [float(row["loss"]) for row in rows]
+
+
+def train(trainer, tmp_path, name, processes, **overrides):
+    """Train in so many processes; (log, last checkpoint)."""
+    run = tmp_path / name
+    arguments = trainer.arguments(**{"hydra__run__dir": run, "optimization__max_update": 6} | overrides)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    command = [sys.executable, *(launcher if processes > 1 else ["-m"]), "fairseq_cli.hydra_train"]
+    flags, values = arguments[:4], arguments[4:]
+    values += ["+distributed=cpu_torchrun"] if processes > 1 else []
+    done = subprocess.run(
+        [*command, *flags, *values], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout + done.stderr, unpickle.read(run / "checkpoints" / "checkpoint_last.pt")
+
+
+def same(a, b, tolerance):
+    return all(torch.allclose(a["model"][name], b["model"][name], atol=tolerance) for name in a["model"])
+
+
+@pytest.fixture
+def hubert(trainer, tmp_path, labelled_corpus):
+    def run(name, processes, **overrides):
+        data = {"task__data": labelled_corpus, "task__label_dir": labelled_corpus, "config": "hubert_tiny"}
+        return train(trainer, tmp_path, name, processes, **(data | overrides))
+
+    return run
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_hubert_in_many_processes_is_hubert_in_one(hubert, processes):
+    log, together = hubert("many", processes)
+    alone_log, alone = hubert("one", 1, optimization__update_freq=f"[{processes}]")
+    assert losses(log)[:6] == pytest.approx(losses(alone_log)[:6], abs=2e-3)  # fairseq logs three digits
+    assert same(together, alone, 1e-4)
+
+
+def test_two_processes_go_on_where_two_were(hubert):
+    hubert("run", 2, optimization__max_update=3)
+    _, checkpoint = hubert("run", 2)
+    assert checkpoint["optimizer_history"][-1]["num_updates"] == 6
+
+
+@pytest.mark.slow
+def test_wav2vec2_trains_in_two_processes(trainer, tmp_path):
+    log, _ = train(trainer, tmp_path, "run", 2)
+    assert len(losses(log)) >= 6
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_in_another_number_of_processes(hubert):
+    hubert("run", 2, optimization__max_update=3)
+    log, checkpoint = hubert("run", 1, optimization__update_freq="[2]")
+    assert checkpoint["optimizer_history"][-1]["num_updates"] == 6
+    assert "goes on with other batches than before" in log

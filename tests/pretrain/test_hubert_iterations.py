@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two iterations of HuBERT by one command: whole, gone on with after a kill, not made twice."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+pytest.importorskip("kaldi_native_fbank", reason="kaldi-native-fbank is not installed")
+from headrace import checkpoint
+from headrace_pretraining import iterations
+from headrace_pretraining.iterations import read_plan
+from headrace_stages.stage import RunFolder
+
+pytestmark = pytest.mark.fairseq
+
+STAGES = ["features-1", "kmeans-1", "labels-1", "train-1", "features-2", "kmeans-2", "labels-2", "train-2", "export"]
+
+
+@pytest.fixture
+def plan(tmp_path):
+    path = tmp_path / "plan.yaml"
+    two = [{"clusters": 5, "updates": 4}, {"layer": 1, "clusters": 6, "updates": 4}]
+    path.write_text(yaml.safe_dump({"config": "hubert_tiny", "iterations": two}))
+    return path
+
+
+@pytest.fixture
+def command(repository, trainer, plan, minute_corpus, tmp_path):
+    """The command line, for a run called ``name``."""
+    own = ("task.data", "task.label_rate")
+    values = [word for word in trainer.arguments(config="hubert_tiny")[4:] if not word.startswith(own)]
+    values += ["dataset.max_tokens=80000"]
+
+    def line(name="run", *flags):
+        script = str(repository / "pretrain" / "hubert.py")
+        where = ["--data", str(minute_corpus), "--dest", str(tmp_path / name), "--threads", "1"]
+        return [sys.executable, script, str(plan), *where, *values, *flags]
+
+    return line
+
+
+def run(line):
+    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=600)
+
+
+def test_two_iterations_end_in_a_folder_and_nothing_is_made_twice(command, tmp_path):
+    done = run(command())
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    encoder = checkpoint.load(tmp_path / "run" / "stages" / "export" / "encoder")
+    assert encoder.config.mixer == "llsa"
+    note = json.loads((tmp_path / "run" / "stages" / "labels-2" / "train.km.json").read_text())
+    assert (note["features"], note["num_clusters"]) == ("layer 1", 6)
+    again = run(command())
+    assert [line.split()[1] for line in again.stdout.splitlines() if line.startswith("  whole")] == STAGES
+    assert "started" not in again.stdout
+
+
+def test_a_dry_run_tells_everything_and_does_nothing(command, tmp_path):
+    done = run(command("run", "--dry-run"))
+    assert done.returncode == 0, done.stderr
+    told = [line.partition(":")[0] for line in done.stdout.splitlines() if not line.startswith(" ")]
+    assert told[1:-2] == STAGES
+    assert "iteration 2: 6 clusters of layer 1 of iteration 1, 4 updates" in done.stdout
+    assert "GB of disk" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_it_ends_whole(command, tmp_path):
+    draw = random.Random(1)
+    for _ in range(20):
+        process = subprocess.Popen(command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(draw.uniform(0.5, 8.0))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    done = run(command())
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    undisturbed = run(command("undisturbed"))
+    assert undisturbed.returncode == 0
+    for name in ("labels-1/train.km", "labels-2/train.km", "export/encoder/model.safetensors"):
+        first, second = ((tmp_path / where / "stages" / name).read_bytes() for where in ("run", "undisturbed"))
+        assert first == second, name
+
+
+@pytest.mark.slow
+def test_two_processes_make_a_model_too(command, tmp_path):
+    done = run(command("run", "--processes", "2"))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert not (tmp_path / "run" / "stages" / "features-1").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"config": "typo"}, "config: expected the name of a file in pretrain/configs, got 'typo'"),
+        ({"iterations": []}, "expected a list of one or more"),
+        ({"iterations": [{"layer": 3, "clusters": 5, "updates": 4}]}, "there is no encoder yet"),
+        ({"iterations": [{"clusters": 1, "updates": 4}]}, "clusters must be 2 or more"),
+        ({"iterations": [{"clusters": 5}]}, "updates"),
+        ({"iterations": [{"cluster": 5, "updates": 4}]}, r"iterations\[0\]: expected clusters, updates"),
+        ({"epochs": 3}, "expected the keys config, iterations and speed"),
+    ],
+    ids=str,
+)
+def test_a_mistake_in_a_plan_is_named(plan, change, said):
+    plan.write_text(yaml.safe_dump(yaml.safe_load(plan.read_text()) | change))
+    with pytest.raises(ValueError, match=said) as error:
+        read_plan(plan)
+    assert str(plan) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["hubert_base_librispeech", "hubert_tiny"])
+def test_shipped_plans_are_two_iterations(repository, minute_corpus, tmp_path, name):
+    plan = read_plan(repository / "pretrain" / "plans" / f"{name}.yaml")
+    assert [one.layer is None for one in plan.iterations] == [True, False]
+    built = iterations.Iterations(plan, RunFolder(tmp_path / "run"), minute_corpus, [])
+    assert [stage.name for stage in built.stages()] == STAGES
+
+
+@pytest.mark.parametrize(
+    ("name", "processes", "has_gpus", "overrides", "layout"),
+    [
+        ("hubert_base_librispeech", 1, True, [], ["distributed_training.distributed_world_size=1", 32]),
+        ("hubert_base_librispeech", 8, True, [], ["distributed_training.distributed_world_size=8", 4]),
+        ("hubert_base_librispeech", 8, False, [], ["+distributed=cpu_torchrun", 4]),
+        ("hubert_tiny", 2, True, [], ["+distributed=cpu_torchrun", 1]),
+        ("hubert_tiny", 2, True, ["common.cpu=false"], ["distributed_training.distributed_world_size=2", 1]),
+        ("hubert_tiny", 1, False, [], ["distributed_training.distributed_world_size=1", 1]),
+    ],
+)
+def test_a_recipe_is_spread_over_the_processes(
+    repository, minute_corpus, tmp_path, name, processes, has_gpus, overrides, layout
+):
+    plan, folder = read_plan(repository / "pretrain" / "plans" / f"{name}.yaml"), RunFolder(tmp_path / "run")
+    built = iterations.Iterations(plan, folder, minute_corpus, overrides, processes, has_gpus)
+    train = next(stage for stage in built.stages() if stage.name == "train-1").command
+    assert layout[0] in train
+    assert f"optimization.update_freq=[{layout[1]}]" in train
+
+
+def test_a_plan_that_is_not_there_is_told_the_others(repository, minute_corpus, tmp_path):
+    script = repository / "pretrain" / "hubert.py"
+    done = run([sys.executable, str(script), "typo", "--data", str(minute_corpus), "--dest", str(tmp_path / "run")])
+    assert done.returncode == 2
+    assert "there are hubert_base_librispeech, hubert_tiny" in done.stderr
