@@ -66,19 +66,30 @@ def llsa(
     A, B, hop = blocks.look_ahead, blocks.look_back, blocks.hop
     lowest = 0 if bias is None else blocks.offsets()[0]
     y = torch.zeros_like(q)
+    if y.numel() == 0:
+        return y
+    items = []
     for n in range(N):
         length = P * hop if lengths is None else int(lengths[n].clamp(0, P * hop))
+        queries, keys, values = (_rows(x[n]) for x in (q, k, v))
+        rows = []
         for b in range(P):
             for r in range(R):
                 frame = b * hop + r
                 if frame >= length:
+                    rows.append(y[n, :, b, r])
                     continue
                 start = b * hop if blocks.per_block else frame
                 oldest = 0 if B is None else max(0, start - B)
                 # Earlier frames are final: row s % hop of their own block. The block's own rows are as known now.
                 seen = list(range(oldest, min(length, b * hop + hop + A)))
                 where = [(s // hop, s % hop) if s < b * hop else (b, s - b * hop) for s in seen]
-                keys = torch.stack([k[n, :, i, j] for i, j in where], dim=1)
-                values = torch.stack([v[n, :, i, j] for i, j in where], dim=1)
-                y[n, :, b, r] = _attend(q[n, :, b, r], keys, values, frame, seen, bias, lowest)
-    return y
+                key, value = (torch.stack([x[i][j] for i, j in where], dim=1) for x in (keys, values))
+                rows.append(_attend(queries[b][r], key, value, frame, seen, bias, lowest))
+        items.append(torch.stack(rows, dim=1).unflatten(1, (P, R)))
+    return torch.stack(items)
+
+
+def _rows(x: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+    """[H, P, R, D] as rows [H, D] by block and row: each has a gradient of its own size, not of that of x."""
+    return [block.unbind(1) for block in x.unbind(1)]
