@@ -27,8 +27,9 @@ from headrace_experiments import description, experiment, machine, report_file, 
 from headrace_experiments.plan import Plan, Speech, folder_name, other_corpora, speech_of  # noqa: E402
 from headrace_experiments.table import for_terminal  # noqa: E402
 from headrace_stages import stamps  # noqa: E402
+from headrace_stages.command import ended  # noqa: E402
 from headrace_stages.display import clock  # noqa: E402
-from headrace_stages.scheduler import Scheduler, StageFailedError, StoppedError  # noqa: E402
+from headrace_stages.scheduler import Scheduler  # noqa: E402
 from headrace_stages.stage import RunFolder  # noqa: E402
 
 
@@ -117,28 +118,21 @@ def finished(scheduler: Scheduler, folder: RunFolder) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run: 0 done, 1 a stage failed, 2 the caller's mistake, 130 stopped."""
+    """The exit code: see headrace_stages/command.py."""
     options = parser().parse_args(arguments)
     started = time.monotonic()
-    try:
+
+    def run() -> None:
         scheduler, folder = prepare(options)
         print(f"{len(scheduler.stages)} stages in {folder.root}", flush=True)
         scheduler.run()
         report = finished(scheduler, folder)
         if options.markdown:
             results_file.write_table(options.markdown, report_file.read(results_file.store(report)))
-    except (ValueError, OSError) as error:
-        print(f"run.py: {error}", file=sys.stderr)
-        return 2
-    except StageFailedError as failure:
-        print(f"run.py: {failure}", file=sys.stderr)
-        return 1
-    except (StoppedError, KeyboardInterrupt):
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    print(f"\n{for_terminal(report, colour=sys.stdout.isatty())}\n")
-    print(f"{folder.root / 'report.html'}  (this start: {clock(time.monotonic() - started)})")
-    return 0
+        print(f"\n{for_terminal(report, colour=sys.stdout.isatty())}\n")
+        print(f"{folder.root / 'report.html'}  (this start: {clock(time.monotonic() - started)})")
+
+    return ended("run.py", run)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(CHECKOUT / folder) for folder in ("pretrain", "stages", ".")]
 
 from headrace_pretraining.iterations import Iterations, read_plan, told  # noqa: E402
+from headrace_stages.command import ended  # noqa: E402
 from headrace_stages.display import clock  # noqa: E402
-from headrace_stages.scheduler import Scheduler, StageFailedError, StoppedError  # noqa: E402
+from headrace_stages.scheduler import Scheduler  # noqa: E402
 from headrace_stages.stage import RunFolder  # noqa: E402
 
 
@@ -58,27 +59,20 @@ def prepare(options: argparse.Namespace) -> Iterations:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run: 0 done, 1 a stage failed, 2 the caller's mistake, 130 stopped."""
+    """The exit code: see headrace_stages/command.py."""
     options = parser().parse_intermixed_args(arguments)
     started = time.monotonic()
-    try:
+
+    def run() -> None:
         iterations = prepare(options)
         if options.dry_run:
             print("\n".join(told(iterations)))
-            return 0
+            return
         threads = options.threads or max(1, (os.cpu_count() or 1) // options.processes)
         Scheduler(iterations.folder, iterations.stages(), 1, threads, {}, "").run()
-    except (ValueError, OSError) as error:
-        print(f"hubert.py: {error}", file=sys.stderr)
-        return 2
-    except StageFailedError as failure:
-        print(f"hubert.py: {failure}", file=sys.stderr)
-        return 1
-    except (StoppedError, KeyboardInterrupt):
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    print(f"{iterations.folder.stage('export') / 'encoder'}  (this start: {clock(time.monotonic() - started)})")
-    return 0
+        print(f"{iterations.folder.stage('export') / 'encoder'}  (this start: {clock(time.monotonic() - started)})")
+
+    return ended("hubert.py", run)
 
 
 if __name__ == "__main__":

@@ -178,9 +178,9 @@ def _check_transcripts(root: Path, paths: list[str], dictionary: Path) -> None:
         chapters.setdefault(Path(path).parent, []).append(path)
     problems = []
     for folder, inside in chapters.items():
-        transcripts = _transcripts(root / folder)
+        known = transcripts(root / folder)
         for path in inside:
-            text = transcripts.get(Path(path).stem)
+            text = known.get(Path(path).stem)
             if not text:
                 problems.append(f"{root / path}: has no transcript in {folder}")
             elif unknown := sorted(set(text.upper().replace(" ", "|")) - symbols):
@@ -188,7 +188,8 @@ def _check_transcripts(root: Path, paths: list[str], dictionary: Path) -> None:
     _refuse_any(problems, len(paths))
 
 
-def _transcripts(folder: Path) -> dict[str, str]:
+def transcripts(folder: Path) -> dict[str, str]:
+    """Utterance -> words of a chapter's folder; empty where it has no transcript file."""
     path = folder / f"{folder.parent.name}-{folder.name}.trans.txt"
     if not path.is_file():
         return {}

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from headrace.encoder import SpeechEncoder
 from headrace.head import CtcHead
 from headrace.stream import Session, of_file
+from headrace_downstream.corpora import transcripts
 from headrace_downstream.predictions import Prediction
 
 
@@ -31,10 +32,9 @@ def read_split(corpus: Path, split: str) -> list[Utterance]:
         ValueError: there are none, or one has no audio.
     """
     found = [
-        Utterance(name, transcript.parent.parent.name, transcript.parent / f"{name}.flac", text)
-        for transcript in sorted((corpus / split).glob("*/*/*.trans.txt"))
-        for name, _, text in (line.partition(" ") for line in transcript.read_text(encoding="utf-8").splitlines())
-        if name
+        Utterance(name, folder.parent.name, folder / f"{name}.flac", text)
+        for folder in sorted((corpus / split).glob("*/*"))
+        for name, text in transcripts(folder).items()
     ]
     if not found:
         raise ValueError(f"{corpus / split}: no */*/*.trans.txt; --data needs a corpus in LibriSpeech layout")

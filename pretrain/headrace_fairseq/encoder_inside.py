@@ -15,9 +15,8 @@ import torch
 from fairseq.distributed.utils import get_global_rank
 from omegaconf import DictConfig
 
-from headrace import SpeechEncoder
+from headrace import EncoderConfig, SpeechEncoder
 from headrace_fairseq import masks
-from headrace_fairseq.config import encoder_config
 from headrace_fairseq.errors import one_clear_line
 from headrace_fairseq.names import from_fairseq_names, to_fairseq_names, why_not
 from headrace_fairseq.progress import Progress
@@ -32,17 +31,13 @@ class EncoderInside(torch.nn.Module):
     speech_encoder: SpeechEncoder
     progress: Progress
 
-    def put_encoder_inside(self, cfg: DictConfig) -> None:
-        """In place of the modules that fairseq's constructor has built.
-
-        Raises:
-            ValueError: what the configuration asks for is not built; names the field.
-        """
+    def put_encoder_inside(self, cfg: DictConfig, config: EncoderConfig) -> None:
+        """In place of the modules that fairseq's constructor has built; ``config`` is ``encoder_config(cfg)``."""
         for name in REPLACED:
             self._modules.pop(name, None)
             self.__dict__.pop(name, None)  # fairseq's post_extract_proj is a plain None where widths agree
         self.cfg = cfg
-        self.speech_encoder = SpeechEncoder(encoder_config(cfg))
+        self.speech_encoder = SpeechEncoder(config)
         self.progress = Progress(cfg.max_update, cfg.log_interval)
         self.register_state_dict_post_hook(to_fairseq_names)
         self.register_load_state_dict_pre_hook(from_fairseq_names)

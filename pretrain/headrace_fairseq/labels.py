@@ -3,19 +3,20 @@
 
 Labels are as fairseq reads them: ``<split>.<label>``, a line of cluster numbers for each line of the manifest, and
 ``dict.<label>.txt``, a line "number count" for each cluster. What headrace wrote has ``<split>.<label>.json`` beside
-it (``headrace_labels/label_file.py``), which says of which manifest, of which k-means, and at which rate.
+it (``headrace_labels/note.py``), which says of which manifest, of which k-means, and at which rate.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from headrace_fairseq.manifest import digest_rows
+from headrace_labels.note import read_note
+from headrace_labels.shards import Manifest, read_manifest
 
 TOLERANCE_SECONDS = 0.1  # fairseq's: it warns beyond, and trains on
 FEWEST_CLUSTERS = 2
@@ -64,21 +65,22 @@ def check(task: Any, split: str) -> None:
         ValueError: not there, of another manifest or k-means, at another rate, of the wrong length, or unknown to the
             dictionary; names file and line, says what to do.
     """
-    folder = _folder(task)
+    folder, manifest = _folder(task), read_manifest(Path(task.data), split)
     for label in task.labels:
         path = folder / f"{split}.{label}"
         if not path.is_file():
             raise ValueError(f"{path} is not there: a line of labels for each line of {split}.tsv. {MAKE}.")
-        _check_origin(path, Path(task.data), split, task.label_rate)
-        _check_lines(path, Path(task.data) / f"{split}.tsv", read_dictionary(folder / f"dict.{label}.txt"), task)
+        _check_origin(path, manifest, task.label_rate)
+        _check_lines(path, manifest, read_dictionary(folder / f"dict.{label}.txt"), task)
 
 
 def count(task: Any, split: str) -> list[int]:
     """Frames of each cluster of the first kind of label, in COUNTED lines spread over a split's labels."""
     folder, label = _folder(task), task.labels[0]
     counts = dict.fromkeys(sorted(read_dictionary(folder / f"dict.{label}.txt")), 0)
-    lines = list(_lines(folder / f"{split}.{label}"))
-    for line in lines[:: max(1, len(lines) // COUNTED)]:
+    path = folder / f"{split}.{label}"
+    step = max(1, sum(1 for _ in _lines(path)) // COUNTED)
+    for line in itertools.islice(_lines(path), 0, None, step):
         for name, times in Counter(line.split()).items():
             counts[name] += times
     return list(counts.values())
@@ -98,35 +100,35 @@ def digest(task: Any, split: str) -> str | None:
     return found.hexdigest()
 
 
-def _check_origin(path: Path, data: Path, split: str, label_rate: float) -> None:
+def _check_origin(path: Path, manifest: Manifest, label_rate: float) -> None:
     """By what was noted when they were made; nothing is asked of labels that others made."""
-    note = _note(path)
-    if not note:
+    note = read_note(path)
+    if note is None:
         return
-    if note["manifest_rows"] != digest_rows(str(data), split):
+    if note.manifest_rows != manifest.rows:
         raise ValueError(
-            f"{path} was made for another manifest than {data / split}.tsv: rows were added, removed or sorted since. "
+            f"{path} was made for another manifest than {manifest.path}: rows were added, removed or sorted since. "
             f"{MAKE}."
         )
-    if note["label_rate"] != label_rate:
-        rate = f"{note['label_rate']:g}"
+    if note.label_rate != label_rate:
+        rate = f"{note.label_rate:g}"
         raise ValueError(f"{path} has {rate} labels a second: set task.label_rate={rate} (it is {label_rate:g}).")
     for other in sorted(path.parent.glob(f"*{path.suffix}.json")):
-        kmeans = json.loads(other.read_text(encoding="utf-8"))["kmeans"]
-        if kmeans != note["kmeans"]:
+        beside = read_note(other.with_suffix(""))
+        if beside is not None and beside.kmeans != note.kmeans:
             raise ValueError(
                 f"{path} and {other.with_suffix('')} were made with different k-means models: the same number means "
                 f"different sounds in them. Make both with one model. {MAKE}."
             )
 
 
-def _check_lines(path: Path, manifest: Path, known: set[str], task: Any) -> None:
-    rows = _samples(manifest)
+def _check_lines(path: Path, manifest: Manifest, known: set[str], task: Any) -> None:
+    rows = manifest.num_samples
     count = sum(1 for _ in _lines(path))
     if count != len(rows):
         raise ValueError(
-            f"{path} has {count} lines and {manifest} lists {len(rows)} files: labels and audio would be out of step. "
-            f"{MAKE}."
+            f"{path} has {count} lines and {manifest.path} lists {len(rows)} files: labels and audio would be out of "
+            f"step. {MAKE}."
         )
     for number, (line, samples) in enumerate(zip(_lines(path), rows, strict=True), start=1):
         found = line.split()
@@ -149,18 +151,9 @@ def _other_rate(rate: float, set_rate: float) -> str:
     return f": they look like {likely:g} a second, set task.label_rate={likely:g}" if likely else f". {MAKE}"
 
 
-def _note(path: Path) -> dict[str, Any]:
-    beside = path.with_name(path.name + ".json")
-    return json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-
-
 def _lines(path: Path) -> Iterator[str]:
     with path.open(encoding="utf-8") as file:
         yield from file
-
-
-def _samples(manifest: Path) -> list[int]:
-    return [int(line.rsplit("\t", 1)[1]) for line in manifest.read_text().splitlines()[1:]]
 
 
 def _folder(task: Any) -> Path:

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+
+from headrace_labels.shards import digest_of, split_root
 
 PROBED_FILES = 200  # spread over the manifest: enough to see that it points nowhere, cheap on a network disk
 MAX_MISSING_SHARE = 0.01
@@ -39,15 +40,11 @@ def check_manifest(data: str, split: str, min_sample_size: int | None) -> None:
 
 
 def digest_rows(data: str, split: str) -> str | None:
-    """SHA-256 of all lines but the first, which names the root: the same corpus in another place has the same.
-
-    None where there is no such manifest.
-    """
+    """``digest_of`` a split's manifest; None where there is none."""
     path = Path(data) / f"{split}.tsv"
     if not path.is_file():
         return None
-    _, _, rows = path.read_bytes().partition(b"\n")
-    return hashlib.sha256(rows.strip()).hexdigest()
+    return digest_of(split_root(path)[1])
 
 
 def _entry(path: Path, number: int, line: str) -> tuple[str, int]:

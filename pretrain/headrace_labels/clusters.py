@@ -91,6 +91,21 @@ def load(path: Path) -> Clusters:
     return Clusters(centroids.float())
 
 
+def load_for(path: Path, dim: int, source: str) -> Clusters:
+    """Read a model for frames of ``dim`` numbers, which come from ``source``.
+
+    Raises:
+        ValueError: as ``load``, and for a model of other frames.
+    """
+    found = load(path)
+    if found.centroids.shape[1] != dim:
+        raise ValueError(
+            f"{path} clusters frames of {found.centroids.shape[1]} numbers, those of {source} have {dim}: learn the "
+            "clusters from these features."
+        )
+    return found
+
+
 def _for_fairseq(clusters: Clusters) -> Any:
     """What fairseq's dump_km_label.py loads: an estimator with cluster_centers_, which scikit-learn can use too."""
     centroids = clusters.centroids.cpu().numpy().astype(np.float32)

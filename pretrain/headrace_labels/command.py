@@ -14,6 +14,30 @@ from headrace import checkpoint
 from headrace.encoder import SpeechEncoder
 from headrace_labels.features import Features, Layer, Mfcc
 
+# fairseq's names, and what each is read as
+ARGUMENTS: dict[str, type] = {
+    "tsv_dir": Path,
+    "feat_dir": Path,
+    "lab_dir": Path,
+    "km_path": Path,
+    "ckpt_path": Path,
+    "corpus": Path,
+    "split": str,
+    "layer": int,
+    "nshard": int,
+    "rank": int,
+    "n_clusters": int,
+    "label_rate": float,
+}
+
+
+def parser_of(description: str | None, arguments: str) -> argparse.ArgumentParser:
+    """A command whose positional arguments are those named, in this order."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in arguments.split():
+        parser.add_argument(name, type=ARGUMENTS[name])
+    return parser
+
 
 def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], None]) -> int:
     """The exit code: 0; 2 and one line for the caller's mistake; 1 and one line for a full disk and the like."""

@@ -9,10 +9,8 @@ dict.km.txt                  "number 1" for each cluster
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +20,8 @@ from tqdm import tqdm
 from headrace.checkpoint.files import written_whole
 from headrace_labels.clusters import Clusters
 from headrace_labels.features import Features, read_audio
+from headrace_labels.note import Note, write_note
 from headrace_labels.shards import Manifest, Shard
-
-
-@dataclass(frozen=True)
-class Note:
-    """What labels were made of. manifest_rows, kmeans: SHA-256; label_rate: labels a second."""
-
-    manifest_rows: str
-    kmeans: str
-    label_rate: float
-    features: str
-    num_clusters: int
 
 
 def write_part(utterances: Iterable[np.ndarray], clusters: Clusters, path: Path) -> None:
@@ -114,26 +102,13 @@ def join_parts(folder: Path, split: str, nshard: int, manifest: Manifest, note: 
                     "manifest or cut short. Remove it and label the part again."
                 )
     write_dictionary(folder / "dict.km.txt", note.num_clusters)
-    with written_whole(folder / f"{split}.km.json") as partial:
-        partial.write_text(json.dumps(asdict(note), indent=1) + "\n", encoding="utf-8")
+    write_note(label, note)
 
 
 def write_dictionary(path: Path, num_clusters: int) -> None:
     """The clusters' names, which fairseq takes for words, each seen once."""
     with written_whole(path) as partial:
         partial.write_text("".join(f"{number} 1\n" for number in range(num_clusters)), encoding="utf-8")
-
-
-def read_note(label: Path) -> Note:
-    """The note beside a joined label file.
-
-    Raises:
-        ValueError: there is none.
-    """
-    path = label.with_name(f"{label.name}.json")
-    if not path.is_file():
-        raise ValueError(f"{path} is not there: join the parts with pretrain/labels/join_km_label.py.")
-    return Note(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def read_labels(path: Path) -> list[np.ndarray]:

@@ -29,7 +29,6 @@ MOST_RESEEDED = 100  # empty clusters that begin again in one epoch; the others 
 class Epoch:
     """What one pass over all frames found. inertia: mean squared distance before the update. reseeded: clusters."""
 
-    number: int
     inertia: float
     reseeded: int
 
@@ -55,19 +54,20 @@ def fit(
         ValueError: more clusters than frames in all processes together.
     """
     counts = processes.gather(torch.tensor([frames.num_frames]))
-    check_enough(int(sum(counts)), num_clusters)
+    total = int(sum(counts))
+    check_enough(total, num_clusters)
     before = int(sum(counts[: processes.rank()]))
     centroids, number, last = _begin(frames, counts, before, num_clusters, seed, progress_file, first)
     clusters = Clusters(centroids.to(device))
     while number < max_epochs:
-        clusters, epoch = _epoch(frames, clusters, int(sum(counts)), number)
+        clusters, epoch = _epoch(frames, clusters, total)
         number += 1
         if processes.rank() == 0:
             told = f", {epoch.reseeded} empty clusters begun again" if epoch.reseeded else ""
             print(
                 f"k-means epoch {number} of at most {max_epochs}: inertia {epoch.inertia:.6g} a frame{told}", flush=True
             )
-            _save(progress_file, clusters, number, epoch.inertia, _key(frames, num_clusters, seed, int(sum(counts))))
+            _save(progress_file, clusters, number, epoch.inertia, _key(frames, num_clusters, seed, total))
         if last is not None and epoch.reseeded == 0 and last - epoch.inertia <= tolerance * epoch.inertia:
             break
         last = epoch.inertia
@@ -77,7 +77,7 @@ def fit(
     return clusters
 
 
-def _epoch(frames: Frames, clusters: Clusters, total: int, number: int) -> tuple[Clusters, Epoch]:
+def _epoch(frames: Frames, clusters: Clusters, total: int) -> tuple[Clusters, Epoch]:
     centroids = clusters.centroids
     num_clusters, dim = centroids.shape
     sums = torch.zeros(num_clusters, dim + 2, dtype=torch.float64, device=centroids.device)  # sum, count, distance
@@ -95,7 +95,7 @@ def _epoch(frames: Frames, clusters: Clusters, total: int, number: int) -> tuple
     if len(empty):
         candidates = _farthest(torch.cat(processes.gather_rows(farthest)), min(len(empty), MOST_RESEEDED))
         moved[empty[: len(candidates)]] = candidates[:, 1:].to(moved)
-    return Clusters(moved), Epoch(number, float(sums[:, dim + 1].sum()) / total, len(empty))
+    return Clusters(moved), Epoch(float(sums[:, dim + 1].sum()) / total, len(empty))
 
 
 def _farthest(rows: torch.Tensor, count: int) -> torch.Tensor:

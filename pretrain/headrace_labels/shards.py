@@ -63,8 +63,7 @@ def read_manifest(folder: Path, split: str) -> Manifest:
         raise ValueError(
             f"{path} is not there; make it with: python manifests/wav2vec_manifest.py CORPUS --dest {folder}"
         )
-    content = path.read_bytes()
-    root, _, rows = content.partition(b"\n")
+    root, rows = split_root(path)
     names, num_samples = [], []
     for number, line in enumerate(rows.decode().splitlines(), start=2):
         name, tab, count = line.strip().partition("\t")
@@ -72,5 +71,15 @@ def read_manifest(folder: Path, split: str) -> Manifest:
             raise ValueError(f"{path}, line {number}: expected 'path<tab>number of samples', got {line!r}.")
         names.append(name)
         num_samples.append(int(count))
-    digest = hashlib.sha256(rows.strip()).hexdigest()
-    return Manifest(path, Path(root.decode().strip()), names, num_samples, digest)
+    return Manifest(path, Path(root.decode().strip()), names, num_samples, digest_of(rows))
+
+
+def split_root(path: Path) -> tuple[bytes, bytes]:
+    """A manifest's first line, which names the root folder, and all others."""
+    root, _, rows = path.read_bytes().partition(b"\n")
+    return root, rows
+
+
+def digest_of(rows: bytes) -> str:
+    """SHA-256 of all lines but the first: the same corpus in another place has the same."""
+    return hashlib.sha256(rows.strip()).hexdigest()

@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from headrace_stages.process import as_typed
 from headrace_stages.stage import RunFolder, Stage
 
 PRETRAIN = Path(__file__).resolve().parents[1]
+CONFIGS = PRETRAIN / "configs"
 SPLITS = ("train", "valid")
 SAMPLE_RATE = 16000
 ENCODER_FRAMES_A_SECOND = 50.0
@@ -86,7 +88,7 @@ def _plan(name: str, values: Any) -> Plan:
     if not isinstance(values, Mapping) or set(values) - {"config", "iterations", "speed"}:
         raise ValueError(f"expected the keys config, iterations and speed, got {values!r}")
     config, iterations = values.get("config"), values.get("iterations")
-    if not (PRETRAIN / "configs" / f"{config}.yaml").is_file():
+    if not (CONFIGS / f"{config}.yaml").is_file():
         raise ValueError(f"config: expected the name of a file in pretrain/configs, got {config!r}")
     if not isinstance(iterations, list) or not iterations:
         raise ValueError(f"iterations: expected a list of one or more, got {iterations!r}")
@@ -197,14 +199,13 @@ class Iterations:
             f"optimization.max_update={one.updates}",
             f"hydra.run.dir={hydra_value(self.folder.stage(name))}",
         ]
-        configs = PRETRAIN / "configs"
-        flags = ("--config-dir", str(configs), "--config-name", self.plan.config)
+        flags = ("--config-dir", str(CONFIGS), "--config-name", self.plan.config)
         train = ("-m", "fairseq_cli.hydra_train")
         return Stage(
             name,
             (*self._python(), *train, *self._layout(), *overrides, *flags),
             ("checkpoints/checkpoint_last.pt",),
-            (configs, *self._inputs()),
+            (CONFIGS, *self._inputs()),
             (f"labels-{number}",),
             "fairseq",
             one.updates * self.plan.speed.update,
@@ -213,8 +214,8 @@ class Iterations:
 
     def _layout(self) -> list[str]:
         """Overrides that spread a configuration, written for so many GPUs, over the processes that there are."""
-        distributed = section_of(self.plan.config, self.overrides, PRETRAIN / "configs", "distributed_training")
-        common = section_of(self.plan.config, self.overrides, PRETRAIN / "configs", "common")
+        distributed = section_of(self.plan.config, self.overrides, CONFIGS, "distributed_training")
+        common = section_of(self.plan.config, self.overrides, CONFIGS, "common")
         on_cpus = not self.has_gpus or str(common.get("cpu")).lower() == "true"
         layout = [f"distributed_training.distributed_world_size={self.processes}"]
         if self.processes > 1 and on_cpus:
@@ -231,7 +232,7 @@ class Iterations:
 
     # ---- what they share ----
 
-    @property
+    @cached_property
     def hours(self) -> float:
         """Of speech in all splits."""
         return sum(sum(read_manifest(self.data, split).num_samples) for split in SPLITS) / SAMPLE_RATE / 3600
@@ -239,7 +240,7 @@ class Iterations:
     @property
     def num_bytes(self) -> float:
         """Of disk, about: stored frames, labels, and three checkpoints with two moments of Adam for each iteration."""
-        shape = shape_of(self.plan.config, self.overrides, PRETRAIN / "configs")
+        shape = shape_of(self.plan.config, self.overrides, CONFIGS)
         total = 0.0
         for one in self.plan.iterations:
             dim, rate = (Mfcc.dim, Mfcc.rate) if one.layer is None else (shape.width, ENCODER_FRAMES_A_SECOND)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
-from headrace_labels.command import load_encoder, run  # noqa: E402
+from headrace_labels.command import load_encoder, parser_of, run  # noqa: E402
 from headrace_labels.feature_file import dump  # noqa: E402
 from headrace_labels.features import MAX_CHUNK, Layer  # noqa: E402
 from headrace_labels.shards import Shard, read_manifest  # noqa: E402
@@ -31,14 +31,7 @@ def main(options: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """fairseq's arguments, in fairseq's order."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("tsv_dir", type=Path)
-    p.add_argument("split")
-    p.add_argument("ckpt_path", type=Path)
-    p.add_argument("layer", type=int)
-    p.add_argument("nshard", type=int)
-    p.add_argument("rank", type=int)
-    p.add_argument("feat_dir", type=Path)
+    p = parser_of(__doc__, "tsv_dir split ckpt_path layer nshard rank feat_dir")
     p.add_argument("--max_chunk", type=int, default=MAX_CHUNK, help="samples at once (default %(default)s)")
     return p
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
-from headrace_labels.command import run  # noqa: E402
+from headrace_labels.command import parser_of, run  # noqa: E402
 from headrace_labels.feature_file import dump  # noqa: E402
 from headrace_labels.features import Mfcc  # noqa: E402
 from headrace_labels.shards import Shard, read_manifest  # noqa: E402
@@ -29,13 +29,7 @@ def main(options: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """fairseq's arguments, in fairseq's order."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("tsv_dir", type=Path)
-    p.add_argument("split")
-    p.add_argument("nshard", type=int)
-    p.add_argument("rank", type=int)
-    p.add_argument("feat_dir", type=Path)
-    return p
+    return parser_of(__doc__, "tsv_dir split nshard rank feat_dir")
 
 
 if __name__ == "__main__":

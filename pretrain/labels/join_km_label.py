@@ -16,8 +16,9 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
 from headrace_labels import clusters  # noqa: E402
-from headrace_labels.command import run  # noqa: E402
-from headrace_labels.label_file import Note, join_parts  # noqa: E402
+from headrace_labels.command import parser_of, run  # noqa: E402
+from headrace_labels.label_file import join_parts  # noqa: E402
+from headrace_labels.note import Note  # noqa: E402
 from headrace_labels.shards import read_manifest  # noqa: E402
 
 
@@ -30,13 +31,7 @@ def main(options: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Arguments as fairseq would order them."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("tsv_dir", type=Path)
-    p.add_argument("split")
-    p.add_argument("km_path", type=Path)
-    p.add_argument("nshard", type=int)
-    p.add_argument("lab_dir", type=Path)
-    p.add_argument("label_rate", type=float, help="labels a second: 100 for MFCC, 50 for a layer")
+    p = parser_of(__doc__, "tsv_dir split km_path nshard lab_dir label_rate")
     p.add_argument("--features", default="", help="what was clustered, for the note")
     return p
 

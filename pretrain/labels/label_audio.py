@@ -19,20 +19,17 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 
 from headrace_labels import clusters, processes  # noqa: E402
 from headrace_labels.clusters import Clusters  # noqa: E402
-from headrace_labels.command import features_of, run  # noqa: E402
-from headrace_labels.label_file import Note, join_parts, label_audio  # noqa: E402
+from headrace_labels.command import features_of, parser_of, run  # noqa: E402
+from headrace_labels.label_file import join_parts, label_audio  # noqa: E402
+from headrace_labels.note import Note  # noqa: E402
 from headrace_labels.shards import Shard, read_manifest  # noqa: E402
 
 
 def main(options: argparse.Namespace) -> None:
     """Label each process's part; the first process joins them."""
     with processes.joined() as device:
-        features, found = features_of(options.ckpt_path, options.layer), clusters.load(options.km_path)
-        if found.centroids.shape[1] != features.dim:
-            raise ValueError(
-                f"{options.km_path} clusters frames of {found.centroids.shape[1]} numbers, and {features.name} has "
-                f"{features.dim}: learn the clusters from these features."
-            )
+        features = features_of(options.ckpt_path, options.layer)
+        found = clusters.load_for(options.km_path, features.dim, features.name)
         on_device = Clusters(found.centroids.to(device))
         for split in options.splits:
             manifest = read_manifest(options.tsv_dir, split)
@@ -48,10 +45,7 @@ def main(options: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """fairseq's names."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("tsv_dir", type=Path)
-    p.add_argument("km_path", type=Path)
-    p.add_argument("lab_dir", type=Path)
+    p = parser_of(__doc__, "tsv_dir km_path lab_dir")
     p.add_argument("splits", nargs="+")
     p.add_argument("--ckpt_path", type=Path, help="an encoder; without, MFCC")
     p.add_argument("--layer", type=int, default=6, help="of it (default %(default)s)")

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
 from headrace_labels import clusters, minibatch  # noqa: E402
-from headrace_labels.command import run  # noqa: E402
+from headrace_labels.command import parser_of, run  # noqa: E402
 from headrace_labels.feature_file import FeatureFile  # noqa: E402
 from headrace_labels.frames import StoredFrames  # noqa: E402
 from headrace_labels.shards import Shard  # noqa: E402
@@ -36,12 +36,7 @@ def main(options: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """fairseq's arguments, in fairseq's order."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("feat_dir", type=Path)
-    p.add_argument("split")
-    p.add_argument("nshard", type=int)
-    p.add_argument("km_path", type=Path)
-    p.add_argument("n_clusters", type=int)
+    p = parser_of(__doc__, "feat_dir split nshard km_path n_clusters")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--percent", type=float, default=-1, help="of the utterances; -1: all (default)")
     return p

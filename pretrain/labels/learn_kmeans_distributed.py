@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
 from headrace_labels import clusters, lloyd, processes  # noqa: E402
-from headrace_labels.command import features_of, run  # noqa: E402
+from headrace_labels.command import features_of, parser_of, run  # noqa: E402
 from headrace_labels.frames import LiveFrames, drawn  # noqa: E402
 from headrace_labels.shards import Shard, read_manifest  # noqa: E402
 
@@ -39,11 +39,7 @@ def main(options: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """fairseq's names."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("tsv_dir", type=Path)
-    p.add_argument("split")
-    p.add_argument("km_path", type=Path)
-    p.add_argument("n_clusters", type=int)
+    p = parser_of(__doc__, "tsv_dir split km_path n_clusters")
     p.add_argument("--ckpt_path", type=Path, help="an encoder; without, MFCC")
     p.add_argument("--layer", type=int, default=6, help="of it (default %(default)s)")
     p.add_argument("--seed", type=int, default=0)

@@ -17,9 +17,10 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
-from headrace_labels.command import run  # noqa: E402
+from headrace_labels.command import parser_of, run  # noqa: E402
 from headrace_labels.information import measure, read_transcripts  # noqa: E402
-from headrace_labels.label_file import read_labels, read_note  # noqa: E402
+from headrace_labels.label_file import read_labels  # noqa: E402
+from headrace_labels.note import note_of, read_note  # noqa: E402
 from headrace_labels.shards import read_manifest  # noqa: E402
 
 
@@ -27,6 +28,8 @@ def main(options: argparse.Namespace) -> None:
     """Measure and print."""
     labels = options.lab_dir / f"{options.split}.km"
     manifest, note = read_manifest(options.tsv_dir, options.split), read_note(labels)
+    if note is None:
+        raise ValueError(f"{note_of(labels)} is not there: join the parts with pretrain/labels/join_km_label.py.")
     found = measure(manifest, read_labels(labels), note.label_rate, read_transcripts(options.corpus))
     told = f"{note.num_clusters} clusters of {note.features} tell {found.share:.4f} of the characters' entropy"
     print(f"{labels}: {told} ({found.frames} frames of {found.utterances} utterances)")
@@ -36,11 +39,7 @@ def main(options: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Arguments in fairseq's manner."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("tsv_dir", type=Path)
-    p.add_argument("split")
-    p.add_argument("lab_dir", type=Path)
-    p.add_argument("corpus", type=Path)
+    p = parser_of(__doc__, "tsv_dir split lab_dir corpus")
     p.add_argument("--json", type=Path, metavar="FILE")
     return p
 

@@ -45,15 +45,19 @@ def cuda(name: str, file: str, old: str, new: str) -> Mutation:
 
 
 REACH, CHANNELS = "csrc/common/reach.h", "csrc/cpu/channel_rows.h"
-MUTATIONS = [
-    cpu(
+# of the geometry that both share
+SHARED = [
+    (
         "sa, A one less",
         REACH,
         "end_of_group(block) + look_ahead : block",
         "end_of_group(block) + look_ahead - 1 : block",
     ),
-    cpu("llsa, A one less", REACH, ": block * hop + rows;", ": block * hop + rows - (rows > hop);"),
-    cpu("B one less", REACH, "frame(block, row)) - look_back;", "frame(block, row)) - look_back + (look_back > 0);"),
+    ("llsa, A one less", REACH, ": block * hop + rows;", ": block * hop + rows - (rows > hop);"),
+    ("B one less", REACH, "frame(block, row)) - look_back;", "frame(block, row)) - look_back + (look_back > 0);"),
+]
+MUTATIONS = [
+    *(kind(*one) for kind in (cpu, cuda) for one in SHARED),
     cpu(
         "first layer, A one less",
         "csrc/cpu/attention.h",
@@ -115,14 +119,6 @@ MUTATIONS = [
         "reach.is_band ? call_.key_rows : reach.hop;",
         "reach.is_band ? call_.key_rows - 1 : reach.hop - 1;",
     ),
-    cuda(
-        "sa, A one less",
-        REACH,
-        "end_of_group(block) + look_ahead : block",
-        "end_of_group(block) + look_ahead - 1 : block",
-    ),
-    cuda("llsa, A one less", REACH, ": block * hop + rows;", ": block * hop + rows - (rows > hop);"),
-    cuda("B one less", REACH, "frame(block, row)) - look_back;", "frame(block, row)) - look_back + (look_back > 0);"),
     cuda(
         "backward, first seer",
         REACH,

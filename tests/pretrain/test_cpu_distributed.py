@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several processes on CPUs under torchrun learn what one process with as large a batch learns."""
 
-import json
 import subprocess
 import sys
 
@@ -9,13 +8,13 @@ import pytest
 import torch
 
 from headrace.checkpoint import unpickle
+from headrace_stages.progress import training_row
 
 pytestmark = pytest.mark.fairseq
 
 
 def losses(text):
-    rows = [json.loads(line.partition("- ")[2]) for line in text.splitlines() if "[train_inner]" in line]
-    return [float(row["loss"]) for row in rows]
+    return [row["loss"] for line in text.splitlines() if (row := training_row(line))]
 
 
 def train(trainer, tmp_path, name, processes, **overrides):

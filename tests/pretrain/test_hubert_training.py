@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole HuBERT runs of fairseq-hydra-train: reproducible, on from where they were, never with other labels."""
 
-import json
 import time
 
 import pytest
 import torch
 
 from headrace.checkpoint import from_fairseq
+from headrace_stages.progress import training_row
 
 pytestmark = pytest.mark.fairseq
 
@@ -44,7 +44,7 @@ def test_a_run_that_went_on_ends_where_the_undisturbed_one_ends_and_exports(hube
     other = hubert(dataset__disable_validation="false").finish()
     first = undisturbed.finish()
     assert same_weights(first, other)
-    rows = [json.loads(line.partition("- ")[2]) for line in undisturbed.log.splitlines() if "[train_inner]" in line]
+    rows = [row for line in undisturbed.log.splitlines() if (row := training_row(line))]
     assert {"loss", "correct_m_0", "correct_u_0", "loss_m_0", "loss_u_0"} <= set(rows[0])
     encoder = from_fairseq(undisturbed.last_checkpoint)
     assert encoder.config.mixer == "llsa"

@@ -22,6 +22,7 @@ from headrace_labels.clusters import Clusters
 from headrace_labels.feature_file import FeatureFile, dump
 from headrace_labels.features import Layer, Mfcc, differences, read_audio
 from headrace_labels.frames import LiveFrames, StoredFrames
+from headrace_labels.note import Note
 from headrace_labels.shards import Shard, read_manifest
 
 
@@ -265,7 +266,7 @@ def test_a_damaged_model_is_named(tmp_path, name, content):
 
 def test_labels_of_all_parts_are_joined_and_a_short_part_is_refused(corpus, tmp_path):
     manifest, model = read_manifest(corpus, "train"), Clusters(torch.randn(6, 39))
-    note = label_file.Note(manifest.rows, model.digest, 100.0, "mfcc", 6)
+    note = Note(manifest.rows, model.digest, 100.0, "mfcc", 6)
     expected = []
     for rank in range(3):
         shard = Shard("train", 3, rank)

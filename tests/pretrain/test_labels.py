@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labels that do not belong to the audio are refused, each with its reason."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 pytest.importorskip("fairseq", reason="fairseq is not installed")
 from headrace_fairseq import labels
 from headrace_fairseq.manifest import digest_rows
+from headrace_labels.note import Note, write_note
 
 SECONDS = [1.0, 0.5, 2.0]
 
@@ -30,7 +30,8 @@ def write(folder, split, lines):
 
 def note(folder, split, **changes):
     values = {"manifest_rows": digest_rows(str(folder), split), "kmeans": "abc", "label_rate": 50.0}
-    (folder / f"{split}.km.json").write_text(json.dumps(values | changes))
+    values |= {"features": "mfcc", "num_clusters": 3} | changes
+    write_note(folder / f"{split}.km", Note(**values))
 
 
 def task(folder, **changes):

@@ -25,9 +25,9 @@ class HeadraceHubertModel(EncoderInside, HubertModel):
     """fairseq's HuBERT model whose encoder is a SpeechEncoder."""
 
     def __init__(self, cfg: DictConfig, task_cfg: HubertPretrainingConfig, dictionaries: list[Dictionary]) -> None:
-        encoder_config(cfg)  # the caller's mistakes first
+        config = encoder_config(cfg)  # the caller's mistakes first
         HubertModel.__init__(self, without_layers(cfg), task_cfg, dictionaries)
-        self.put_encoder_inside(cfg)
+        self.put_encoder_inside(cfg, config)
         self._drawn_by: tuple[torch.Tensor, int] | None = None
 
     @classmethod

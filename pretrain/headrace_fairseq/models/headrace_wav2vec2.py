@@ -25,9 +25,9 @@ class HeadraceWav2Vec2Model(EncoderInside, Wav2Vec2Model):
     """fairseq's wav2vec2 model whose encoder is a SpeechEncoder."""
 
     def __init__(self, cfg: DictConfig) -> None:
-        encoder_config(cfg)  # the caller's mistakes first
+        config = encoder_config(cfg)  # the caller's mistakes first
         Wav2Vec2Model.__init__(self, without_layers(cfg))
-        self.put_encoder_inside(cfg)
+        self.put_encoder_inside(cfg, config)
 
     @classmethod
     def build_model(cls, cfg: DictConfig, task: Any = None) -> HeadraceWav2Vec2Model:
