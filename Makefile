@@ -7,8 +7,10 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 python := .venv/bin/python
 roots := $(if $(ASR_ROOT),--asr-root "$(ASR_ROOT)") $(if $(SER_ROOT),--ser-root "$(SER_ROOT)")
-# whole files side by side, one thread each; what a file's tests share is made once
-side_by_side := OMP_NUM_THREADS=1 $(python) -P -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+# whole files side by side, one thread each; what a file's tests share is made once. In order of their names: those of
+# few and long tests would else come last, and one process would wait for the other
+side_by_side := OMP_NUM_THREADS=1 $(python) -P -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile \
+	--no-loadscope-reorder
 kernel_sources = $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 
 .PHONY: gpu-check help demo results results-gpu test test-all lint format setup clean

@@ -45,7 +45,6 @@ def runs_native(q: torch.Tensor) -> bool:
     return True
 
 
-@torch.compiler.assume_constant_result
 def _is_new_enough(gpu: int) -> bool:
     if gpu not in _new_enough:
         capability = torch.cuda.get_device_capability(gpu)
@@ -57,3 +56,7 @@ def _is_new_enough(gpu: int) -> bool:
                 stacklevel=2,
             )
     return _new_enough[gpu]
+
+
+# what torch.compiler.assume_constant_result does, which would import torch._dynamo, two seconds at each start
+_is_new_enough._dynamo_marked_constant = True

@@ -17,7 +17,6 @@ import numpy as np
 import safetensors
 import torch
 from safetensors.torch import load_file
-from sklearn.cluster import MiniBatchKMeans
 
 from headrace.checkpoint.files import write_tensors, written_whole
 
@@ -108,6 +107,8 @@ def load_for(path: Path, dim: int, source: str) -> Clusters:
 
 def _for_fairseq(clusters: Clusters) -> Any:
     """What fairseq's dump_km_label.py loads: an estimator with cluster_centers_, which scikit-learn can use too."""
+    from sklearn.cluster import MiniBatchKMeans  # here, because it takes seconds, and labelling needs none of it
+
     centroids = clusters.centroids.cpu().numpy().astype(np.float32)
     model = MiniBatchKMeans(n_clusters=len(centroids), init=centroids, n_init=1, batch_size=len(centroids))
     model.fit(centroids)  # one batch of the centroids themselves: every attribute is set, and they stay where they are

@@ -53,6 +53,7 @@ def test_hubert_in_many_processes_is_hubert_in_one(hubert, processes):
     assert same(together, alone, 1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_two_were(hubert):
     hubert("run", 2, optimization__max_update=3)
     _, checkpoint = hubert("run", 2)

@@ -168,7 +168,8 @@ def distributed(repository, corpus, km_path, processes, *flags):
     return clusters.load(km_path)
 
 
-@pytest.mark.parametrize("processes", [2, 3, pytest.param(7, marks=pytest.mark.slow)])  # 7: two have no utterance
+# 3: uneven parts; 7: two have no utterance
+@pytest.mark.parametrize("processes", [3, *(pytest.param(many, marks=pytest.mark.slow) for many in (2, 7))])
 def test_any_number_of_processes_finds_what_one_finds(repository, corpus, processes, tmp_path):
     flags = ("--epochs", "8", "--tolerance", "0")
     alone = distributed(repository, corpus, tmp_path / "one.safetensors", 1, *flags)

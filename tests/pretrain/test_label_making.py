@@ -2,6 +2,7 @@
 """Features, their files, clusters and label files: right, killable, and refused when they do not belong together."""
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -294,25 +295,34 @@ def command(repository, script, *arguments, **options):
     return subprocess.run(line, capture_output=True, text=True, check=False, timeout=300, **options)
 
 
-def test_the_commands_make_labels_with_fairseqs_arguments(repository, corpus, tmp_path):
+@pytest.fixture
+def call(repository, monkeypatch):
+    """Run a command's script in this process, which has imported torch already; the exit code."""
+
+    def run(script, *arguments):
+        path = str(repository / "pretrain" / "labels" / script)
+        monkeypatch.setattr(sys, "argv", [path, *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(path, run_name="__main__")
+        return ended.value.code
+
+    return run
+
+
+def test_the_commands_make_labels_with_fairseqs_arguments(call, corpus, tmp_path, capsys):
+    model, labels = tmp_path / "km.bin", tmp_path / "l"
     for split in ("train", "valid"):
         for rank in range(2):
-            assert command(repository, "dump_mfcc_feature.py", corpus, split, 2, rank, tmp_path).returncode == 0
-    done = command(repository, "learn_kmeans.py", tmp_path, "train", 2, tmp_path / "km.bin", 4, "--percent", -1)
-    assert done.returncode == 0, done.stderr
-    assert "inertia" in done.stdout
+            assert call("dump_mfcc_feature.py", corpus, split, 2, rank, tmp_path) == 0
+    assert call("learn_kmeans.py", tmp_path, "train", 2, model, 4, "--percent", -1) == 0
+    assert "inertia" in capsys.readouterr().out
     for split in ("train", "valid"):
         for rank in range(2):
-            done = command(
-                repository, "dump_km_label.py", tmp_path, split, tmp_path / "km.bin", 2, rank, tmp_path / "l"
-            )
-            assert done.returncode == 0, done.stderr
-        done = command(repository, "join_km_label.py", corpus, split, tmp_path / "km.bin", 2, tmp_path / "l", 100)
-        assert done.returncode == 0, done.stderr
-    assert len(label_file.read_labels(tmp_path / "l" / "train.km")) == 5
-    done = command(repository, "learn_kmeans.py", tmp_path, "train", 2, tmp_path / "more.bin", 999)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("learn_kmeans.py: 999 clusters of ")
+            assert call("dump_km_label.py", tmp_path, split, model, 2, rank, labels) == 0
+        assert call("join_km_label.py", corpus, split, model, 2, labels, 100) == 0
+    assert len(label_file.read_labels(labels / "train.km")) == 5
+    assert call("learn_kmeans.py", tmp_path, "train", 2, tmp_path / "more.bin", 999) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("learn_kmeans.py: 999 clusters of ")
 
 
 def test_a_full_disk_is_one_line_and_the_dump_goes_on(repository, corpus, tmp_path):
