@@ -59,5 +59,6 @@ def _lines(path: str) -> list[str]:
 def _commit() -> str:
     git = ["git", "-C", str(CHECKOUT)]
     commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False)
+    but = ["--", ".", ":!benchmarks/results", ":!RESULTS.md"]  # which another benchmark may just have written
+    changed = subprocess.run([*git, "status", "--porcelain", *but], capture_output=True, text=True, check=False)
     return commit.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
