@@ -13,7 +13,7 @@ side_by_side := OMP_NUM_THREADS=1 $(python) -P -m pytest --numprocesses=auto --m
 	--no-loadscope-reorder
 kernel_sources = $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 
-.PHONY: gpu-check help demo results results-gpu test test-all lint format setup clean
+.PHONY: gpu-check help demo results results-hubert results-gpu test test-all lint format setup clean
 
 help:      ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*##/make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -23,6 +23,9 @@ demo: setup      ## the whole chain on synthesised speech, or on ASR_ROOT=... SE
 
 results: setup      ## the table of RESULTS.md, on an4 and emodb; resumes where it was stopped
 	@$(python) experiments/run.py an4_emodb $(roots) --markdown RESULTS.md
+
+results-hubert: setup      ## the same rows and HuBERT's in two iterations, at most 2 hours; adds its table to RESULTS.md
+	@$(python) experiments/run.py an4_emodb_hubert $(roots) --markdown RESULTS.md
 
 results-gpu: setup      ## the same rows with far more updates, on a GPU; adds its table to RESULTS.md
 	@$(python) experiments/run.py an4_emodb_gpu $(roots) --markdown RESULTS.md

@@ -81,6 +81,24 @@ def memory(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def kmeans(results: dict[str, Any]) -> list[str]:
+    """Each way's medians, then the targets."""
+    lines = ["| frames | way | seconds | inertia a frame | peak, GB |", "| --- | --- | --- | --- | --- |"]
+    lines += [
+        f"| {case['frames']} of {case['dim']} into {case['clusters']} | {way} | {case[way]['seconds']:.0f} | "
+        f"{case[way]['inertia']:.5g} | {case[way]['bytes'] / 1e9:.2f} |"
+        for case in results["cases"]
+        for way in ("headrace", "fairseq")
+    ]
+    lines.append("")
+    for case in results["cases"]:
+        lines.append(
+            f"- {sign(case['met'])}{case['share']:.2f} x fairseq's time, below 1 wanted; "
+            f"{case['inertia_share']:.4f} x its inertia, at most 1.01; a peak of at most 3 GB"
+        )
+    return lines
+
+
 def live(results: dict[str, Any]) -> list[str]:
     """Each part's rows, then its target."""
     lines: list[str] = []
@@ -153,7 +171,14 @@ def where(results: dict[str, Any], name: str) -> str:
     )
 
 
-TABLES = {"attention_cpu": attention, "training_cpu": training, "memory_cpu": memory, "live_cpu": live, "gpu": gpu}
+TABLES = {
+    "attention_cpu": attention,
+    "training_cpu": training,
+    "memory_cpu": memory,
+    "live_cpu": live,
+    "kmeans_cpu": kmeans,
+    "gpu": gpu,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

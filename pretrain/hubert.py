@@ -24,7 +24,7 @@ import torch
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(CHECKOUT / folder) for folder in ("pretrain", "stages", ".")]
 
-from headrace_pretraining.iterations import Iterations, read_plan, told  # noqa: E402
+from headrace_pretraining.iterations import Iterations, plan_path, read_plan, told  # noqa: E402
 from headrace_stages.command import ended  # noqa: E402
 from headrace_stages.display import clock  # noqa: E402
 from headrace_stages.scheduler import Scheduler  # noqa: E402
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", type=Path, required=True, metavar="DIR", help="the folder of train.tsv and valid.tsv")
     p.add_argument("--dest", type=Path, required=True, metavar="DIR", help="where everything is kept")
     p.add_argument("--processes", type=int, default=1, metavar="N", help="under torchrun, one for each GPU (default 1)")
-    p.add_argument("--threads", type=int, metavar="N", help="of each process (default: cores / processes)")
+    p.add_argument("--threads", type=int, metavar="N", help="of each process (default: OMP_NUM_THREADS or cores, / N)")
     p.add_argument("--dry-run", action="store_true", help="print the plan, its sizes and times, and do nothing")
     return p
 
@@ -50,8 +50,7 @@ def prepare(options: argparse.Namespace) -> Iterations:
         raise ValueError(f"--processes: expected 1 or more, got {options.processes}")
     if odd := [one for one in options.overrides if "=" not in one]:
         raise ValueError(f"expected KEY=VALUE, got {odd[0]!r}")
-    path = Path(options.plan)
-    plan = read_plan(path if path.is_file() else CHECKOUT / "pretrain" / "plans" / f"{options.plan}.yaml")
+    plan = read_plan(plan_path(options.plan))
     folder = RunFolder(options.dest.resolve())
     return Iterations(
         plan, folder, options.data.resolve(), options.overrides, options.processes, torch.cuda.is_available()
@@ -68,7 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.dry_run:
             print("\n".join(told(iterations)))
             return
-        threads = options.threads or max(1, (os.cpu_count() or 1) // options.processes)
+        # what an outer run allows; else all cores
+        allowed = int(os.environ.get("OMP_NUM_THREADS") or 0) or (os.cpu_count() or 1)
+        threads = options.threads or max(1, allowed // options.processes)
         Scheduler(iterations.folder, iterations.stages(), 1, threads, {}, "").run()
         print(f"{iterations.folder.stage('export') / 'encoder'}  (this start: {clock(time.monotonic() - started)})")
 

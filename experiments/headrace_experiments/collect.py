@@ -12,9 +12,9 @@ from headrace_downstream import score
 from headrace_experiments import curve, description, machine
 from headrace_experiments.compare import chance, comparisons
 from headrace_experiments.corpora import Splits, describe_asr, describe_emotion, describe_manifest
-from headrace_experiments.experiment import Experiment, Row
-from headrace_experiments.plan import CHECKOUT
+from headrace_experiments.experiment import CONFIGS, Experiment, Row
 from headrace_experiments.report_file import FORMAT, portable
+from headrace_experiments.trained import trained, updates_of
 from headrace_pretraining.shape import shape_of
 from headrace_stages import stamps
 from headrace_stages.process import as_typed
@@ -84,14 +84,14 @@ def _corpora(folder: RunFolder, facts: dict[str, Any]) -> dict[str, Any]:
 
 def _pretraining(folder: RunFolder, experiment: Experiment, name: str, done: dict[str, stamps.Stamp]) -> dict[str, Any]:
     one, stamp = experiment.pretraining[name], done[f"pretrain-{name}"]
-    points = curve.read(folder.log(f"pretrain-{name}"))
+    points = curve.read(trained(folder, name, one).log)
     return {
-        "config": f"pretrain/configs/{one.config}.yaml",
+        "config": f"pretrain/plans/{one.plan}.yaml" if one.plan else f"pretrain/configs/{one.config}.yaml",
         "overrides": list(one.overrides),
         "seed": one.seed,
-        "updates": one.updates,
+        "updates": updates_of(one),
         "seconds": stamp.seconds,
-        "chance_bits": shape_of(one.config, one.overrides, CHECKOUT / "pretrain" / "configs").chance_bits,
+        "chance_bits": shape_of(one.configuration, one.overrides, CONFIGS).chance_bits,
         "curve": points,
     }
 

@@ -13,8 +13,11 @@ COLUMNS = {
     "contrastive_loss_bits": "loss_0",
     "accuracy": "accuracy",
     "code_perplexity": "code_perplexity",
+    "masked_accuracy": "correct_m_0",
+    "heard_accuracy": "correct_u_0",
 }
-"""Our names -> fairseq's. fairseq logs losses in bits; accuracy is the share of masked frames told from distractors."""
+"""Our names -> fairseq's. fairseq logs losses in bits. accuracy: the share of masked frames that a wav2vec 2.0 tells
+from distractors; masked and heard: of frames whose cluster a HuBERT names."""
 
 
 BELOW_CHANCE_BITS = 0.5

@@ -11,7 +11,11 @@ from typing import Any, TypeVar
 import yaml
 
 from headrace_downstream.settings import merged
+from headrace_pretraining.iterations import plan_path, read_plan
+from headrace_pretraining.shape import encoder_of
 
+CHECKOUT = Path(__file__).resolve().parents[2]
+CONFIGS = CHECKOUT / "pretrain" / "configs"
 TASKS = ("asr", "emotion")
 
 
@@ -27,12 +31,20 @@ class Corpora:
 
 @dataclass(frozen=True)
 class Pretraining:
-    """One run of fairseq-hydra-train on the ASR corpus's train split and the emotion corpus together, no labels."""
+    """One pretraining on the ASR corpus's train split and the emotion corpus together, no labels: one run of
+    fairseq-hydra-train, or all iterations of a HuBERT.
+    """
 
-    config: str  # a file in pretrain/configs, without .yaml
-    updates: int
     seed: int
+    config: str = ""  # a file in pretrain/configs, without .yaml
+    updates: int = 0  # of it
+    plan: str = ""  # or a file in pretrain/plans or a path, which names a configuration and each iteration's updates
     overrides: Sequence[str] = field(default_factory=list)
+
+    @property
+    def configuration(self) -> str:
+        """The file in pretrain/configs."""
+        return self.config or read_plan(plan_path(self.plan)).config
 
 
 @dataclass(frozen=True)
@@ -152,6 +164,11 @@ def _check(experiment: Experiment) -> None:
         raise ValueError(f"tasks: expected {' and '.join(TASKS)} or one of them, got {odd or 'none'}")
     if experiment.main not in experiment.rows:
         raise ValueError(f"main: expected a row ({', '.join(experiment.rows)}), got {experiment.main!r}")
+    for name, one in experiment.pretraining.items():
+        if bool(one.config) is bool(one.plan) or bool(one.updates) is bool(one.plan):
+            raise ValueError(f"pretraining.{name}: give config and updates, or plan, which has updates of its own")
+        if one.plan:
+            read_plan(plan_path(one.plan))
     for name, row in experiment.rows.items():
         if sum(value is not None for value in (row.upstream, row.pretrained, row.untrained)) != 1:
             raise ValueError(f"rows.{name}: give exactly one of upstream, pretrained, untrained")
@@ -164,12 +181,17 @@ def _check(experiment: Experiment) -> None:
             raise ValueError(f"rows.{name}: {row.source!r} is no pretraining; there are {known}")
         if (row.seed is None) is (row.untrained is not None):
             raise ValueError(f"rows.{name}: seed belongs to untrained rows, and they need one")
-        if row.pretrained and _shape_of_twin(experiment, row) != row.pretrained:
-            wanted = f"an untrained row of pretraining {row.pretrained}, which it has to beat"
+        if row.pretrained and not _is_twin(experiment, row.pretrained, experiment.rows.get(row.twin or "")):
+            wanted = f"an untrained row with the encoder of pretraining {row.pretrained}, which it has to beat"
             raise ValueError(f"rows.{name}: twin must name {wanted}; got {row.twin!r}")
 
 
-def _shape_of_twin(experiment: Experiment, row: Row) -> str | None:
-    """The pretraining whose shape a row's untrained twin has; None where there is no such row."""
-    twin = experiment.rows.get(row.twin or "")
-    return twin.untrained if twin else None
+def _is_twin(experiment: Experiment, pretrained: str, twin: Row | None) -> bool:
+    """Whether an untrained row has the encoder of a pretraining, whatever that learned from."""
+    if twin is None or twin.untrained is None:
+        return False
+    if twin.untrained == pretrained:
+        return True
+    both = [experiment.pretraining[name] for name in (pretrained, twin.untrained)]
+    first, second = (encoder_of(one.configuration, one.overrides, CONFIGS) for one in both)
+    return first == second

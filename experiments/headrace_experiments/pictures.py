@@ -16,9 +16,11 @@ from matplotlib.figure import Figure
 
 from headrace import EncoderConfig
 from headrace.reach import mask
+from headrace_experiments.reference import reference_curve
 from headrace_experiments.table import COLUMNS, HEADLINES, TASK_TITLES
 
 MAIN, OTHER, GREY, BAD = "#0b6e99", "#9db7c4", "#888888", "#c0392b"
+LINES = (MAIN, BAD, GREY, "#c98a1b")
 FRAMES_SHOWN = 96
 STYLE = {
     "svg.hashsalt": "headrace",
@@ -38,24 +40,38 @@ def as_svg(figure: Figure) -> str:
 
 
 def training_curves(report: dict[str, Any]) -> str:
-    """Loss, accuracy and use of the codebook over updates, one line per pretraining."""
-    panels = {
+    """What was logged over updates, one line per pretraining; behind it, wide and pale, its recipe's stored run."""
+    known = {
         "contrastive_loss_bits": "contrastive loss, bits",
         "accuracy": "masked frames told from distractors",
         "code_perplexity": "code perplexity",
+        "masked_accuracy": "clusters of masked frames named",
+        "heard_accuracy": "clusters of heard frames named",
     }
+    logged = {key for one in report["pretraining"].values() for point in one["curve"] for key in point}
+    panels = {key: title for key, title in known.items() if key in logged} or {"loss_bits": "loss, bits"}
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 3, figsize=(10, 2.6), constrained_layout=True)
-        for axis, (key, title) in zip(axes, panels.items(), strict=True):
+        size = (3.4 * len(panels), 2.6)
+        figure, rows = plt.subplots(1, len(panels), figsize=size, constrained_layout=True, squeeze=False)
+        for axis, (key, title) in zip(rows[0], panels.items(), strict=True):
             for number, (name, one) in enumerate(report["pretraining"].items()):
-                points = [(point["updates"], point[key]) for point in one["curve"] if key in point]
-                if points:
-                    axis.plot(*zip(*points, strict=True), color=(MAIN, BAD, GREY)[number % 3], label=name, marker=".")
+                colour = LINES[number % len(LINES)]
+                _line(axis, one["curve"], key, color=colour, label=name, marker=".")
+                _line(
+                    axis, reference_curve(one), key, color=colour, alpha=0.25, linewidth=5, label=f"{name}, stored run"
+                )
             axis.set_title(title, fontsize=9)
             axis.set_xlabel("updates")
-        if report["pretraining"]:
-            axes[0].legend(frameon=False)
+            if axis.lines:
+                axis.legend(frameon=False)
         return as_svg(figure)
+
+
+def _line(axis: Axes, curve: list[dict[str, float]], key: str, **look: Any) -> None:
+    """One number over updates; nothing where it was not logged."""
+    points = [(point["updates"], point[key]) for point in curve if key in point]
+    if points:
+        axis.plot(*zip(*points, strict=True), **look)
 
 
 def scores(report: dict[str, Any], task: str) -> str:

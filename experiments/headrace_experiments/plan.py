@@ -15,11 +15,12 @@ import yaml
 
 from headrace_downstream.files import write_whole
 from headrace_experiments.corpora import Splits, check_sessions, find_splits
-from headrace_experiments.experiment import Experiment, Pretraining, Row, Task
+from headrace_experiments.experiment import CHECKOUT, CONFIGS, Experiment, Pretraining, Row, Task
+from headrace_experiments.trained import trained
+from headrace_pretraining.iterations import plan_path
 from headrace_stages.hydra import hydra_value
 from headrace_stages.stage import RunFolder, Stage
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 SYNTHESISED_SPLITS = Splits("train", "dev", "test")
 S3PRL_SPLITS = {"train": "train", "dev-clean": "dev", "test-clean": "test"}
 """s3prl's names of the splits -> our roles; it keeps the best checkpoint of the split called dev-clean only."""
@@ -93,10 +94,7 @@ class Plan:
         """All stages, each after those that it needs."""
         stages = [self._corpora()] if any(self.speech.is_synthesised) else []
         stages += self._manifests()
-        names = self.experiment.pretraining
-        shaped = {row.untrained for row in self.experiment.rows.values()} - {None}
-        stages += [self._pretraining(f"begin-{name}", names[name], 1) for name in names if name in shaped]
-        stages += [self._pretraining(f"pretrain-{name}", one, one.updates) for name, one in names.items()]
+        stages += [self._pretraining(name, one) for name, one in self.experiment.pretraining.items()]
         for name, row in self.experiment.rows.items():
             stages += [self._export(name, row)] if row.source else []
             stages += [self._downstream(task, name, row) for task in self.experiment.tasks]
@@ -171,39 +169,42 @@ class Plan:
 
     # ---- encoders ----
 
-    def _pretraining(self, name: str, one: Pretraining, updates: int) -> Stage:
-        data = self.folder.stage("manifest-pretraining")
-        overrides = [
-            *one.overrides,
-            f"task.data={hydra_value(data)}",
-            f"common.seed={one.seed}",
-            f"optimization.max_update={updates}",
-            f"hydra.run.dir={hydra_value(self.folder.stage(name))}",
-        ]
-        configs = CHECKOUT / "pretrain" / "configs"
-        flags = ["--config-dir", str(configs), "--config-name", one.config]
-        command = (sys.executable, "-m", "fairseq_cli.hydra_train", *overrides, *flags)
+    def _pretraining(self, name: str, one: Pretraining) -> Stage:
+        data, stage = self.folder.stage("manifest-pretraining"), f"pretrain-{name}"
+        overrides = [*one.overrides, f"common.seed={one.seed}"]
+        if one.plan:
+            command = self._python(
+                "pretrain/hubert.py", str(plan_path(one.plan)), *overrides, "--data", str(data), "--dest", "."
+            )
+        else:
+            overrides += [f"task.data={hydra_value(data)}", f"optimization.max_update={one.updates}"]
+            overrides += [f"hydra.run.dir={hydra_value(self.folder.stage(stage))}"]
+            flags = ("--config-dir", str(CONFIGS), "--config-name", one.config)
+            command = (sys.executable, "-m", "fairseq_cli.hydra_train", *overrides, *flags)
         return self._stage(
-            name,
-            name.partition("-")[0],
+            stage,
+            "hubert" if one.plan else "pretrain",
             command,
-            ("checkpoints/checkpoint_last.pt",),
-            inputs=(configs,),
+            (str(trained(self.folder, name, one).checkpoint.relative_to(self.folder.stage(stage))),),
+            inputs=(CONFIGS, *([plan_path(one.plan)] if one.plan else [])),
             after=("manifest-pretraining",),
-            progress="fairseq",
+            progress="stages" if one.plan else "fairseq",
         )
 
     def _export(self, name: str, row: Row) -> Stage:
-        source = f"begin-{row.untrained}" if row.untrained else f"pretrain-{row.pretrained}"
-        checkpoint = self.folder.stage(source) / "checkpoints" / "checkpoint_last.pt"
+        if row.untrained:
+            one = self.experiment.pretraining[row.untrained]
+            seed = ("--seed", str(row.seed))
+            command = self._python("pretrain/untrained.py", "encoder", one.configuration, *one.overrides, *seed)
+            return self._stage(f"export-{name}", "export", command, ("encoder",), inputs=(CONFIGS,))
+        assert row.pretrained is not None
+        checkpoint = trained(self.folder, row.pretrained, self.experiment.pretraining[row.pretrained]).checkpoint
         flags = []
         for flag in ("mixer", "look_ahead", "look_back"):
             if (value := getattr(row, flag)) is not None:
                 flags += [f"--{flag.replace('_', '-')}", str(value)]
-        if row.untrained:
-            flags += ["--untrained", str(row.seed)]
         command = (sys.executable, "-m", "headrace.cli", "export", str(checkpoint), "encoder", *flags)
-        return self._stage(f"export-{name}", "export", command, ("encoder",), after=(source,))
+        return self._stage(f"export-{name}", "export", command, ("encoder",), after=(f"pretrain-{row.pretrained}",))
 
     # ---- scores ----
 

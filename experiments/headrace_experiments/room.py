@@ -16,8 +16,8 @@ from pathlib import Path
 
 import soundfile
 
-from headrace_experiments.experiment import Experiment
-from headrace_experiments.plan import CHECKOUT, FEATURE_CACHE, Speech
+from headrace_experiments.experiment import CONFIGS, Experiment
+from headrace_experiments.plan import FEATURE_CACHE, Speech
 from headrace_pretraining.shape import shape_of
 from headrace_stages.stage import RunFolder
 
@@ -41,8 +41,7 @@ class Need:
 
 def needs(experiment: Experiment, speech: Speech) -> list[Need]:
     """What each stage that trains a head would keep."""
-    configs = CHECKOUT / "pretrain" / "configs"
-    shapes = {name: shape_of(one.config, one.overrides, configs) for name, one in experiment.pretraining.items()}
+    shapes = {name: shape_of(one.configuration, one.overrides, CONFIGS) for name, one in experiment.pretraining.items()}
     found = []
     for task in experiment.tasks:
         seconds = seconds_of(experiment, speech, task)

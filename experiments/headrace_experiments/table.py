@@ -167,10 +167,13 @@ def _learned(name: str, one: dict[str, Any]) -> str:
         "contrastive_loss_bits": lambda bits: f"{bits:.2f} bits",
         "accuracy": lambda share: f"accuracy {100 * share:.1f} %",
         "code_perplexity": lambda codes: f"code perplexity {codes:.0f}",
+        "masked_accuracy": lambda share: f"clusters of masked frames named {100 * share:.1f} %",
+        "heard_accuracy": lambda share: f"of heard ones {100 * share:.1f} %",
     }
     end = ", ".join(tell(last[key]) for key, tell in numbers.items() if key in last)
     said.append(f"{end} at update {last['updates']:.0f}")
-    return f"contrastive training loss of {name}: {'; '.join(said)}"
+    what = "training" if chance_bits is None else "contrastive training loss"
+    return f"{what} of {name}: {'; '.join(said)}"
 
 
 def _head(name: str, task: dict[str, Any]) -> str:

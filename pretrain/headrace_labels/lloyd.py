@@ -87,7 +87,11 @@ def _epoch(frames: Frames, clusters: Clusters, total: int) -> tuple[Clusters, Ep
         labels, distances = clusters.nearest(x)
         columns = torch.cat([x.double(), torch.ones(len(x), 1, device=x.device), distances[:, None].double()], 1)
         sums.index_add_(0, labels, columns)
-        farthest = _farthest(torch.cat([farthest, torch.cat([distances[:, None], x], 1).cpu()]), MOST_RESEEDED)
+        floor = farthest[-1, 0] if len(farthest) == MOST_RESEEDED else -1.0  # no frame nearer than that is needed
+        far = torch.nonzero(distances >= floor).flatten()
+        if len(far):
+            rows = torch.cat([distances[far, None], x[far]], 1).cpu()
+            farthest = _farthest(torch.cat([farthest, rows]), MOST_RESEEDED)
     processes.add_up(sums)
     counts = sums[:, dim : dim + 1]
     empty = torch.nonzero(counts[:, 0] == 0).flatten()

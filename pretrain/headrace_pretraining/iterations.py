@@ -65,6 +65,11 @@ class Plan:
     speed: Speed
 
 
+def plan_path(plan: str) -> Path:
+    """A plan's file: a path to one of your own, or the name of one in pretrain/plans."""
+    return Path(plan) if Path(plan).is_file() else PRETRAIN / "plans" / f"{plan}.yaml"
+
+
 def read_plan(path: Path) -> Plan:
     """Read and check a plan.
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from headrace.checkpoint.fairseq import FAIRSEQ_FIELDS, HEADRACE_FIELDS
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -34,6 +36,17 @@ class Shape:
     def chance_bits(self) -> float | None:
         """Contrastive loss of uniform guessing."""
         return None if self.candidates is None else math.log2(self.candidates)
+
+
+def encoder_of(config: str, overrides: Sequence[str], configs: Path) -> dict[str, Any]:
+    """What a configuration says of the encoder itself: two that say the same have encoders of the same shape and reach.
+
+    Raises:
+        ValueError: there is no such configuration.
+    """
+    known = {*FAIRSEQ_FIELDS.values(), *HEADRACE_FIELDS}
+    model = section_of(config, overrides, configs, "model")
+    return {name: str(value) for name, value in model.items() if name in known}
 
 
 def shape_of(config: str, overrides: Sequence[str], configs: Path) -> Shape:

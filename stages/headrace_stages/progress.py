@@ -11,6 +11,7 @@ from pathlib import Path
 BAR = re.compile(r"(\d{1,3})%\|")  # tqdm
 UPDATE = re.compile(r"update (\d+) of (\d+) ")  # headrace_fairseq
 FOLD = re.compile(r"^== fold\d \((\d+) of (\d+)\) ==")  # downstream/run.py
+NESTED = re.compile(r"^\[([\d:]+), about ([\d:]+) left\] +\d+ of \d+ stages *\|?(.*)")
 TRAINING_SHARE = 0.9  # of a downstream run's time, before its best checkpoint is evaluated
 
 
@@ -74,12 +75,34 @@ class Downstream:
         self.detail = f"fold {self._fold} of {self._folds}" if self._folds > 1 else ""
 
 
-Reader = Percent | Fairseq | Downstream
+class Stages:
+    """Another run of stages inside this one: its own line of progress (display.py)."""
+
+    def __init__(self) -> None:
+        self.share: float | None = None
+        self.detail = ""
+
+    def feed(self, line: str) -> None:
+        if found := NESTED.match(line):
+            elapsed, left = _seconds(found[1]), _seconds(found[2])
+            self.share = elapsed / max(elapsed + left, 1.0)
+            self.detail = found[3].strip()
+
+
+def _seconds(clock: str) -> int:
+    total = 0
+    for part in clock.split(":"):
+        total = 60 * total + int(part)
+    return total
+
+
+Reader = Percent | Fairseq | Downstream | Stages
 
 READERS: dict[str, Callable[[], Reader]] = {
     "percent": Percent,
     "fairseq": Fairseq,
     "downstream": Downstream,
+    "stages": Stages,
 }
 
 

@@ -64,7 +64,7 @@ RULES = {
     "benchmarks": Rule(
         ours=("headrace",),
         others=("torch", "numpy", "matplotlib"),
-        inside_functions=("chill_attention",),  # a peer that may be absent
+        inside_functions=("chill_attention", "sklearn"),  # peers
     ),
     "csrc": Rule(ours=(), others=(), inside_functions=("torch",)),
     "docs": Rule(ours=("headrace",), others=("torch", "numpy", "matplotlib")),

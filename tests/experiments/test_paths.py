@@ -14,7 +14,7 @@ from headrace_experiments.plan import CHECKOUT, Plan, Speech, folder_name, other
 from headrace_stages.hydra import hydra_value
 from headrace_stages.stage import RunFolder
 
-DEMO = CHECKOUT / "experiments" / "demo.yaml"
+WAV2VEC2 = CHECKOUT / "experiments" / "an4_emodb.yaml"  # its pretraining is one command of fairseq
 PLAIN = ["/speech/joerg/runs/demo", "/a b/run-1_x", "/tmp/100%/a@b.c/x+y", "/a:b/c"]
 NASTY = [
     "/speech/jörg/x",
@@ -42,7 +42,7 @@ NASTY = [
 
 def stages_in(root):
     speech = Speech(root / "asr", root / "ser", Splits("train", "dev", "test"), (True, True))
-    return {stage.name: stage for stage in Plan(experiment.read(DEMO), RunFolder(root), speech).stages()}
+    return {stage.name: stage for stage in Plan(experiment.read(WAV2VEC2), RunFolder(root), speech).stages()}
 
 
 @pytest.mark.fairseq

@@ -11,12 +11,13 @@ from headrace import EncoderConfig, SpeechEncoder
 from headrace.checkpoint import save
 from headrace_downstream import predictions, score
 from headrace_downstream.predictions import Prediction
-from headrace_experiments import curve, description, report_file, results_file
+from headrace_experiments import curve, description, pictures, report_file, results_file
 from headrace_experiments.collect import collect
 from headrace_experiments.corpora import Splits
 from headrace_experiments.experiment import Corpora, Experiment, Pretraining, Row, Task
 from headrace_experiments.page import page
 from headrace_experiments.plan import CHECKOUT, Plan, Speech
+from headrace_experiments.reference import reference_curve
 from headrace_experiments.table import findings, for_markdown, for_terminal, table
 from headrace_stages import stamps
 from headrace_stages.stage import RunFolder
@@ -30,7 +31,7 @@ EXPERIMENT = Experiment(
     title="a fake run",
     budget_minutes=1,
     corpora=Corpora(),
-    pretraining={"llsa": Pretraining("wav2vec2_tiny", 50, 1, ["model.mixer=llsa"])},
+    pretraining={"llsa": Pretraining(1, "wav2vec2_tiny", 50, overrides=["model.mixer=llsa"])},
     rows={
         "fbank": Row("FBANK", upstream={"asr": "fbank", "emotion": "fbank_no_cmvn"}, waits="whole utterance"),
         "untrained": Row("untrained llsa", untrained="llsa", seed=1),
@@ -227,6 +228,19 @@ def test_the_curve_is_told_in_one_line(report, losses, when):
 def test_a_pretraining_without_a_curve_is_told(report):
     one = report["pretraining"]["llsa"] | {"curve": []}
     assert "- pretraining llsa: no training curve" in for_markdown(report | {"pretraining": {"llsa": one}})
+
+
+def test_the_stored_run_of_the_same_recipe_is_drawn_behind(report, tmp_path, monkeypatch):
+    mine = report["pretraining"]["llsa"]
+    healthy = mine | {"curve": [{"updates": 25.0, "accuracy": 0.1}, {"updates": 50.0, "accuracy": 0.3}]}
+    other = mine | {"overrides": ["model.mixer=full"], "curve": []}
+    report_file.write(tmp_path / "stored.json", report | {"pretraining": {"full": other, "llsa": healthy}})
+    assert reference_curve(mine, tmp_path) == healthy["curve"]
+    assert reference_curve(healthy, tmp_path) == []  # this very run
+    assert reference_curve(mine | {"config": "another"}, tmp_path) == []
+    alone = pictures.training_curves(report)
+    monkeypatch.setattr(pictures, "reference_curve", lambda one: reference_curve(one, tmp_path))
+    assert alone.count("<path") < pictures.training_curves(report).count("<path")
 
 
 def test_the_report_names_nothing_of_this_machine(report, html):

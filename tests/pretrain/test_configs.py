@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+from headrace.checkpoint import unpickle
 from headrace_fairseq.config import HeadraceHubertConfig, HeadraceWav2Vec2Config
 
 RECIPES = {
@@ -82,3 +83,28 @@ def test_the_command_line_finds_the_plugin_from_anywhere(repository, minute_corp
     user_dir = Path(cfg["common"]["user_dir"])
     assert user_dir.is_absolute()  # so that spawned workers find it, wherever they stand
     assert user_dir.resolve() == repository / "pretrain" / "headrace_fairseq"
+
+
+def test_a_job_of_a_cluster_has_a_rank_for_each_gpu(repository):
+    configs = str(repository / "pretrain" / "configs")
+    with initialize_config_dir(configs, version_base="1.1"):
+        cfg = compose("hubert_base_librispeech", ["+distributed=slurm", "hydra.run.dir=RUN"], return_hydra_config=True)
+    launcher = cfg.hydra.launcher
+    assert launcher._target_.endswith("SlurmLauncher") and launcher.tasks_per_node == launcher.gpus_per_node
+    assert launcher.nodes * launcher.tasks_per_node == cfg.distributed_training.distributed_world_size == 32
+    assert cfg.hydra.sweep.dir == "RUN" and cfg.distributed_training.distributed_port > 0
+
+
+@pytest.mark.slow
+def test_a_job_runs_in_the_launchers_local_mode_and_goes_on(repository, trainer, tmp_path, labelled_corpus):
+    data = {"task__data": labelled_corpus, "task__label_dir": labelled_corpus, "config": "hubert_tiny"}
+    command = [sys.executable, "-m", "fairseq_cli.hydra_train", "-m"]
+    for updates in (2, 4):
+        arguments = trainer.arguments(**data, hydra__run__dir=tmp_path / "run", optimization__max_update=updates)
+        done = subprocess.run(
+            [*command, *arguments, "+distributed=local"], capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    last = tmp_path / "run" / "checkpoints" / "checkpoint_last.pt"
+    assert unpickle.read(last)["optimizer_history"][-1]["num_updates"] == 4
+    assert list((tmp_path / "run" / "submitit").iterdir())

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several processes on CPUs under torchrun learn what one process with as large a batch learns."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,19 +21,20 @@ def losses(text):
     return [row["loss"] for line in text.splitlines() if (row := training_row(line))]
 
 
+def command(trainer, tmp_path, name, processes, **overrides):
+    """The command line of a run in so many processes."""
+    arguments = trainer.arguments(**{"hydra__run__dir": tmp_path / name, "optimization__max_update": 6} | overrides)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    line = [sys.executable, *(launcher if processes > 1 else ["-m"]), "fairseq_cli.hydra_train", *arguments]
+    return [*line, "+distributed=cpu_torchrun"] if processes > 1 else line
+
+
 def train(trainer, tmp_path, name, processes, **overrides):
     """Train in so many processes; (log, last checkpoint)."""
-    run = tmp_path / name
-    arguments = trainer.arguments(**{"hydra__run__dir": run, "optimization__max_update": 6} | overrides)
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    command = [sys.executable, *(launcher if processes > 1 else ["-m"]), "fairseq_cli.hydra_train"]
-    flags, values = arguments[:4], arguments[4:]
-    values += ["+distributed=cpu_torchrun"] if processes > 1 else []
-    done = subprocess.run(
-        [*command, *flags, *values], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
+    line = command(trainer, tmp_path, name, processes, **overrides)
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    return done.stdout + done.stderr, unpickle.read(run / "checkpoints" / "checkpoint_last.pt")
+    return done.stdout + done.stderr, unpickle.read(tmp_path / name / "checkpoints" / "checkpoint_last.pt")
 
 
 def same(a, b, tolerance):
@@ -37,12 +42,18 @@ def same(a, b, tolerance):
 
 
 @pytest.fixture
-def hubert(trainer, tmp_path, labelled_corpus):
-    def run(name, processes, **overrides):
-        data = {"task__data": labelled_corpus, "task__label_dir": labelled_corpus, "config": "hubert_tiny"}
-        return train(trainer, tmp_path, name, processes, **(data | overrides))
+def hubert_data(labelled_corpus):
+    return {"task__data": labelled_corpus, "task__label_dir": labelled_corpus, "config": "hubert_tiny"}
 
-    return run
+
+@pytest.fixture
+def hubert(trainer, tmp_path, hubert_data):
+    return lambda name, processes, **overrides: train(trainer, tmp_path, name, processes, **(hubert_data | overrides))
+
+
+@pytest.fixture
+def hubert_command(trainer, tmp_path, hubert_data):
+    return lambda name, processes, **overrides: command(trainer, tmp_path, name, processes, **(hubert_data | overrides))
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
@@ -72,3 +83,27 @@ def test_a_run_goes_on_in_another_number_of_processes(hubert):
     log, checkpoint = hubert("run", 1, optimization__update_freq="[2]")
     assert checkpoint["optimizer_history"][-1]["num_updates"] == 6
     assert "goes on with other batches than before" in log
+
+
+def children(pid):
+    """Process ids of what a process started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_run_and_the_same_command_goes_on(hubert_command, tmp_path):
+    endless = subprocess.Popen(hubert_command("run", 2, optimization__max_update=100_000), cwd=tmp_path)
+    last = tmp_path / "run" / "checkpoints" / "checkpoint_last.pt"
+    try:
+        while not last.exists():
+            assert endless.poll() is None, "it ended before its first checkpoint"
+            time.sleep(0.1)
+        os.kill(children(endless.pid)[1], signal.SIGKILL)
+        assert endless.wait(timeout=120) != 0
+    finally:
+        endless.kill()
+    done = unpickle.read(last)["optimizer_history"][-1]["num_updates"]
+    assert done >= 1
+    again = hubert_command("run", 2, optimization__max_update=done + 3)
+    assert subprocess.run(again, cwd=tmp_path, check=False, timeout=300).returncode == 0
+    assert unpickle.read(last)["optimizer_history"][-1]["num_updates"] == done + 3

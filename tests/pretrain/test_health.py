@@ -104,6 +104,13 @@ def test_a_collapsed_codebook_is_seen_in_a_real_run(run):
     assert "collapsed codes" in run("wav2vec2_tiny", optimization__max_update=250, **sick)
 
 
+@pytest.mark.slow
+@pytest.mark.fairseq
+def test_a_learning_rate_that_is_too_high_is_seen_in_a_real_run(run):
+    found = run("hubert_tiny", optimization__max_update=PATIENCE + WINDOW, optimization__lr="[0.5]")
+    assert "at chance" in found
+
+
 @pytest.mark.fairseq
 def test_a_short_healthy_run_is_left_in_peace(run):
     assert run("hubert_tiny", optimization__max_update=80) == []

@@ -149,4 +149,4 @@ def test_a_plan_that_is_not_there_is_told_the_others(repository, minute_corpus, 
     script = repository / "pretrain" / "hubert.py"
     done = run([sys.executable, str(script), "typo", "--data", str(minute_corpus), "--dest", str(tmp_path / "run")])
     assert done.returncode == 2
-    assert "there are hubert_base_librispeech, hubert_tiny" in done.stderr
+    assert "there are hubert_base_librispeech, hubert_demo, hubert_tiny" in done.stderr

@@ -12,7 +12,15 @@ from packaging.version import Version
 # What the project itself uses; every other line of the lock is there because one of these needs it.
 USED = {
     "the library": ["torch", "numpy", "soundfile", "safetensors"],
-    "pretraining": ["fairseq-fixed", "tensorboardx", "tqdm", "kaldi-native-fbank", "scikit-learn", "joblib"],
+    "pretraining": [
+        "fairseq-fixed",
+        "tensorboardx",
+        "tqdm",
+        "kaldi-native-fbank",
+        "scikit-learn",
+        "joblib",
+        "hydra-submitit-launcher",
+    ],
     "evaluation": ["s3prl", "editdistance", "pandas", "jiwer", "soxr", "torchaudio", "huggingface-hub", "pyyaml"],
     "demo and report": ["espeakng-loader", "matplotlib", "tensorboardx"],
     "tests": ["pytest", "pytest-xdist", "hypothesis", "transformers", "packaging"],

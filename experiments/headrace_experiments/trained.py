@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pretraining leaves, and where: one run of fairseq-hydra-train, or a HuBERT's iterations below its stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace_experiments.experiment import Pretraining
+from headrace_pretraining.iterations import plan_path, read_plan
+from headrace_stages.stage import RunFolder
+
+
+@dataclass(frozen=True)
+class Trained:
+    """checkpoint: the last one. log: of the fairseq-hydra-train that wrote it."""
+
+    checkpoint: Path
+    log: Path
+
+
+def trained(folder: RunFolder, name: str, one: Pretraining) -> Trained:
+    """Of pretraining ``name`` in a run's folder."""
+    home, log = folder.stage(f"pretrain-{name}"), folder.log(f"pretrain-{name}")
+    if one.plan:
+        last, inner = f"train-{len(read_plan(plan_path(one.plan)).iterations)}", RunFolder(home)
+        home, log = inner.stage(last), inner.log(last)
+    return Trained(home / "checkpoints" / "checkpoint_last.pt", log)
+
+
+def updates_of(one: Pretraining) -> int:
+    """Of all its iterations."""
+    if not one.plan:
+        return one.updates
+    return sum(iteration.updates for iteration in read_plan(plan_path(one.plan)).iterations)
