@@ -25,7 +25,7 @@ def pretrain(trainer, labelled_corpus):
     return start
 
 
-@pytest.mark.parametrize("mixer", ["llsa", "full"])
+@pytest.mark.parametrize("mixer", ["llsa", pytest.param("full", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("config", ["wav2vec2_tiny", "hubert_tiny"])
 def test_bf16_learns_nearly_what_fp32_learns(pretrain, config, mixer):
     updates = {"optimization__max_update": 10, "model__mixer": mixer}
