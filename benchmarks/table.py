@@ -40,9 +40,14 @@ def put(text: str, name: str, lines: list[str]) -> str:
     return found.sub(lambda _: "\n".join([begin, "", *lines, "", end]), text)
 
 
+def heading(*columns: str) -> list[str]:
+    """The first two lines of a table."""
+    return [f"| {' | '.join(columns)} |", f"| {' | '.join('---' for _ in columns)} |"]
+
+
 def attention(results: dict[str, Any]) -> list[str]:
     """Milliseconds and ratios, then the targets."""
-    lines = ["| case | way | ms | slower than native |", "| --- | --- | --- | --- |"]
+    lines = heading("case", "way", "ms", "slower than native")
     for case in results["cases"]:
         own = case["median_ms"]["headrace, native"]
         lines += [f"| {case['case']} | {way} | {ms:.1f} | {ms / own:.1f} x |" for way, ms in case["median_ms"].items()]
@@ -58,7 +63,7 @@ def attention(results: dict[str, Any]) -> list[str]:
 
 def training(results: dict[str, Any]) -> list[str]:
     """Milliseconds an update, then the targets."""
-    lines = ["| case | mixer | ms an update |", "| --- | --- | --- |"]
+    lines = heading("case", "mixer", "ms an update")
     for case in results["cases"]:
         lines += [f"| {case['case']} | {way} | {ms:.0f} |" for way, ms in case["median_ms"].items()]
     lines.append("")
@@ -72,7 +77,7 @@ def training(results: dict[str, Any]) -> list[str]:
 
 def memory(results: dict[str, Any]) -> list[str]:
     """Megabytes, and the peak as a multiple of the inputs."""
-    lines = ["| frames | q, k and v, MB | peak, MB | multiple |", "| --- | --- | --- | --- |"]
+    lines = heading("frames", "q, k and v, MB", "peak, MB", "multiple")
     lines += [
         f"| {case['frames']} | {case['inputs_mb']:.0f} | {case['peak_mb']:.0f} | "
         f"{sign(case['met'])}{case['ratio']:.2f} x, at most 3.5 x wanted |"
@@ -83,7 +88,7 @@ def memory(results: dict[str, Any]) -> list[str]:
 
 def kmeans(results: dict[str, Any]) -> list[str]:
     """Each way's medians, then the targets."""
-    lines = ["| frames | way | seconds | inertia a frame | peak, GB |", "| --- | --- | --- | --- | --- |"]
+    lines = heading("frames", "way", "seconds", "inertia a frame", "peak, GB")
     lines += [
         f"| {case['frames']} of {case['dim']} into {case['clusters']} | {way} | {case[way]['seconds']:.0f} | "
         f"{case[way]['inertia']:.5g} | {case[way]['bytes'] / 1e9:.2f} |"
@@ -105,7 +110,7 @@ def live(results: dict[str, Any]) -> list[str]:
     for name, part in results["parts"].items():
         keys = list(part["rows"][0])
         shown = [key for key in keys if key not in ("met", "at_most")]
-        lines += [f"**{name}**", "", f"| {' | '.join(shown)} |", f"| {' | '.join('---' for _ in shown)} |"]
+        lines += [f"**{name}**", "", *heading(*shown)]
         for row in part["rows"]:
             cells = [f"{row[key]:.3g}" if isinstance(row[key], float) else str(row[key]) for key in shown]
             lines.append(f"| {' | '.join(cells)} |")
@@ -126,10 +131,7 @@ def live(results: dict[str, Any]) -> list[str]:
 
 def gpu(results: dict[str, Any]) -> list[str]:
     """Microseconds and shares of what memory allows, then the targets."""
-    lines = [
-        "| case | way | forward us | of the limit | backward us | of the limit |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    lines = heading("case", "way", "forward us", "of the limit", "backward us", "of the limit")
     for case in results["cases"]:
         for row in case["rows"]:
             if "skipped" in row:

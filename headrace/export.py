@@ -58,9 +58,7 @@ def export(
     left_out = _left_out(trained, changes)
     config = replace(trained, **{**dict.fromkeys(left_out, 0.0), **changes})
     if untrained_seed is not None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(untrained_seed)
-            encoder = SpeechEncoder(config).eval()
+        encoder = untrained(config, untrained_seed)
     else:
         encoder = SpeechEncoder(config).eval()
         state = fairseq_to_headrace(content["model"], config.conv_norm)
@@ -69,6 +67,18 @@ def export(
     provenance = _provenance(content, checkpoint, changes, untrained_seed) | left_out
     save(encoder, folder, provenance)
     return Exported(encoder, provenance, left_out)
+
+
+def untrained(config: EncoderConfig, seed: int) -> SpeechEncoder:
+    """An encoder with random weights, in eval mode: the same for the same seed, whatever was drawn before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SpeechEncoder(config).eval()
+
+
+def provenance_of_untrained(seed: int) -> dict[str, Any]:
+    """What a folder says of random weights."""
+    return {"updates": 0, "untrained": f"random weights, seed {seed}"}
 
 
 def _left_out(trained: EncoderConfig, changes: dict[str, Any]) -> dict[str, str]:
@@ -95,7 +105,7 @@ def _provenance(
         "headrace_version": cfg.get("headrace_version"),
     }
     if untrained_seed is not None:
-        found |= {"objective": None, "updates": 0, "untrained": f"random weights, seed {untrained_seed}"}
+        found |= {"objective": None, **provenance_of_untrained(untrained_seed)}
     if changes:
         found["changed after training"] = ", ".join(f"{name}={value}" for name, value in changes.items())
     return {name: value for name, value in found.items() if value not in (None, "")}

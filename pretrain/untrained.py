@@ -14,7 +14,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.dataclass.utils import merge_with_parent
 from hydra import compose, initialize_config_dir
@@ -24,11 +23,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 PRETRAIN = Path(__file__).resolve().parent
-CONFIGS = PRETRAIN / "configs"
 sys.path[:0] = [str(PRETRAIN), str(PRETRAIN.parent)]
 
-from headrace import EncoderConfig, SpeechEncoder, checkpoint  # noqa: E402
+from headrace import EncoderConfig, checkpoint  # noqa: E402
+from headrace.export import provenance_of_untrained, untrained  # noqa: E402
 from headrace_fairseq.config import HeadraceHubertConfig, HeadraceWav2Vec2Config, encoder_config  # noqa: E402
+from headrace_pretraining.shape import CONFIGS  # noqa: E402
 
 MODELS = {"headrace_wav2vec2": HeadraceWav2Vec2Config, "headrace_hubert": HeadraceHubertConfig}
 
@@ -63,13 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         config = config_of(options.config, options.overrides)
-        torch.manual_seed(options.seed)
-        provenance = {
-            "updates": 0,
-            "untrained": f"random weights, seed {options.seed}",
-            "configuration": options.config,
-        }
-        checkpoint.save(SpeechEncoder(config).eval(), options.folder, provenance)
+        provenance = {**provenance_of_untrained(options.seed), "configuration": options.config}
+        checkpoint.save(untrained(config, options.seed), options.folder, provenance)
     except (ValueError, OSError) as error:
         print(f"untrained.py: {error}", file=sys.stderr)
         return 2

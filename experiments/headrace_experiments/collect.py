@@ -12,10 +12,11 @@ from headrace_downstream import score
 from headrace_experiments import curve, description, machine
 from headrace_experiments.compare import chance, comparisons
 from headrace_experiments.corpora import Splits, describe_asr, describe_emotion, describe_manifest
-from headrace_experiments.experiment import CONFIGS, Experiment, Row
+from headrace_experiments.experiment import Experiment, Row
 from headrace_experiments.report_file import FORMAT, portable
-from headrace_experiments.trained import trained, updates_of
-from headrace_pretraining.shape import shape_of
+from headrace_experiments.trained import trained
+from headrace_pretraining.iterations import plan_path
+from headrace_pretraining.shape import CONFIGS, shape_of
 from headrace_stages import stamps
 from headrace_stages.process import as_typed
 from headrace_stages.stage import RunFolder
@@ -86,10 +87,10 @@ def _pretraining(folder: RunFolder, experiment: Experiment, name: str, done: dic
     one, stamp = experiment.pretraining[name], done[f"pretrain-{name}"]
     points = curve.read(trained(folder, name, one).log)
     return {
-        "config": f"pretrain/plans/{one.plan}.yaml" if one.plan else f"pretrain/configs/{one.config}.yaml",
+        "config": portable(str(plan_path(one.plan) if one.plan else CONFIGS / f"{one.config}.yaml"), folder.root),
         "overrides": list(one.overrides),
         "seed": one.seed,
-        "updates": updates_of(one),
+        "updates": one.all_updates,
         "seconds": stamp.seconds,
         "chance_bits": shape_of(one.configuration, one.overrides, CONFIGS).chance_bits,
         "curve": points,

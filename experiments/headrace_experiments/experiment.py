@@ -11,11 +11,10 @@ from typing import Any, TypeVar
 import yaml
 
 from headrace_downstream.settings import merged
-from headrace_pretraining.iterations import plan_path, read_plan
-from headrace_pretraining.shape import encoder_of
+from headrace_pretraining.iterations import Plan, plan_path, read_plan
+from headrace_pretraining.shape import CONFIGS, encoder_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-CONFIGS = CHECKOUT / "pretrain" / "configs"
 TASKS = ("asr", "emotion")
 
 
@@ -44,7 +43,20 @@ class Pretraining:
     @property
     def configuration(self) -> str:
         """The file in pretrain/configs."""
-        return self.config or read_plan(plan_path(self.plan)).config
+        return self.config or self.read_plan().config
+
+    @property
+    def all_updates(self) -> int:
+        """Of all its iterations."""
+        return sum(one.updates for one in self.read_plan().iterations) if self.plan else self.updates
+
+    def read_plan(self) -> Plan:
+        """The plan, where it has one.
+
+        Raises:
+            ValueError: there is no such plan, or it is none.
+        """
+        return read_plan(plan_path(self.plan))
 
 
 @dataclass(frozen=True)
@@ -168,7 +180,7 @@ def _check(experiment: Experiment) -> None:
         if bool(one.config) is bool(one.plan) or bool(one.updates) is bool(one.plan):
             raise ValueError(f"pretraining.{name}: give config and updates, or plan, which has updates of its own")
         if one.plan:
-            read_plan(plan_path(one.plan))
+            one.read_plan()
     for name, row in experiment.rows.items():
         if sum(value is not None for value in (row.upstream, row.pretrained, row.untrained)) != 1:
             raise ValueError(f"rows.{name}: give exactly one of upstream, pretrained, untrained")

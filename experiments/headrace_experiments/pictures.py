@@ -48,6 +48,7 @@ def training_curves(report: dict[str, Any]) -> str:
         "masked_accuracy": "clusters of masked frames named",
         "heard_accuracy": "clusters of heard frames named",
     }
+    behind = {name: reference_curve(one) for name, one in report["pretraining"].items()}
     logged = {key for one in report["pretraining"].values() for point in one["curve"] for key in point}
     panels = {key: title for key, title in known.items() if key in logged} or {"loss_bits": "loss, bits"}
     with plt.rc_context(STYLE):
@@ -57,9 +58,7 @@ def training_curves(report: dict[str, Any]) -> str:
             for number, (name, one) in enumerate(report["pretraining"].items()):
                 colour = LINES[number % len(LINES)]
                 _line(axis, one["curve"], key, color=colour, label=name, marker=".")
-                _line(
-                    axis, reference_curve(one), key, color=colour, alpha=0.25, linewidth=5, label=f"{name}, stored run"
-                )
+                _line(axis, behind[name], key, color=colour, alpha=0.25, linewidth=5, label=f"{name}, stored run")
             axis.set_title(title, fontsize=9)
             axis.set_xlabel("updates")
             if axis.lines:

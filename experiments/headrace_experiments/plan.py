@@ -15,9 +15,10 @@ import yaml
 
 from headrace_downstream.files import write_whole
 from headrace_experiments.corpora import Splits, check_sessions, find_splits
-from headrace_experiments.experiment import CHECKOUT, CONFIGS, Experiment, Pretraining, Row, Task
+from headrace_experiments.experiment import CHECKOUT, Experiment, Pretraining, Row, Task
 from headrace_experiments.trained import trained
 from headrace_pretraining.iterations import plan_path
+from headrace_pretraining.shape import CONFIGS
 from headrace_stages.hydra import hydra_value
 from headrace_stages.stage import RunFolder, Stage
 

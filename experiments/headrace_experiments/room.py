@@ -16,9 +16,9 @@ from pathlib import Path
 
 import soundfile
 
-from headrace_experiments.experiment import CONFIGS, Experiment
+from headrace_experiments.experiment import Experiment
 from headrace_experiments.plan import FEATURE_CACHE, Speech
-from headrace_pretraining.shape import shape_of
+from headrace_pretraining.shape import CONFIGS, shape_of
 from headrace_stages.stage import RunFolder
 
 BYTES_PER_CHANNEL = 4 * 50

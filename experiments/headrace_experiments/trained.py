@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headrace_experiments.experiment import Pretraining
-from headrace_pretraining.iterations import plan_path, read_plan
 from headrace_stages.stage import RunFolder
 
 
@@ -23,13 +22,6 @@ def trained(folder: RunFolder, name: str, one: Pretraining) -> Trained:
     """Of pretraining ``name`` in a run's folder."""
     home, log = folder.stage(f"pretrain-{name}"), folder.log(f"pretrain-{name}")
     if one.plan:
-        last, inner = f"train-{len(read_plan(plan_path(one.plan)).iterations)}", RunFolder(home)
+        last, inner = f"train-{len(one.read_plan().iterations)}", RunFolder(home)
         home, log = inner.stage(last), inner.log(last)
     return Trained(home / "checkpoints" / "checkpoint_last.pt", log)
-
-
-def updates_of(one: Pretraining) -> int:
-    """Of all its iterations."""
-    if not one.plan:
-        return one.updates
-    return sum(iteration.updates for iteration in read_plan(plan_path(one.plan)).iterations)

@@ -18,13 +18,12 @@ import yaml
 
 from headrace_labels.features import Mfcc
 from headrace_labels.shards import read_manifest
-from headrace_pretraining.shape import section_of, shape_of
+from headrace_pretraining.shape import CONFIGS, section_of, shape_of
 from headrace_stages.hydra import hydra_value
 from headrace_stages.process import as_typed
 from headrace_stages.stage import RunFolder, Stage
 
 PRETRAIN = Path(__file__).resolve().parents[1]
-CONFIGS = PRETRAIN / "configs"
 SPLITS = ("train", "valid")
 SAMPLE_RATE = 16000
 ENCODER_FRAMES_A_SECOND = 50.0

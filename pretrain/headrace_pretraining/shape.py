@@ -17,6 +17,8 @@ import yaml
 
 from headrace.checkpoint.fairseq import FAIRSEQ_FIELDS, HEADRACE_FIELDS
 
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
 
 @dataclass(frozen=True)
 class Shape:

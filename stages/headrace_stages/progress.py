@@ -15,24 +15,29 @@ NESTED = re.compile(r"^\[([\d:]+), about ([\d:]+) left\] +\d+ of \d+ stages *\|?
 TRAINING_SHARE = 0.9  # of a downstream run's time, before its best checkpoint is evaluated
 
 
-class Percent:
-    """The last percentage of a tqdm bar."""
+class Reader:
+    """What a log has said so far. share: of the work that is done, None until it is known; detail: in words."""
 
-    def __init__(self) -> None:
-        self.share: float | None = None
-        self.detail = ""
+    share: float | None = None
+    detail: str = ""
+
+    def feed(self, line: str) -> None:
+        """Take the next line."""
+        raise NotImplementedError
+
+
+class Percent(Reader):
+    """The last percentage of a tqdm bar."""
 
     def feed(self, line: str) -> None:
         if found := BAR.findall(line):
             self.share = min(int(found[-1]), 100) / 100
 
 
-class Fairseq:
+class Fairseq(Reader):
     """Updates of a pretraining, with its loss and how much of its codebook is in use."""
 
     def __init__(self) -> None:
-        self.share: float | None = None
-        self.detail = ""
         self._loss = ""
 
     def feed(self, line: str) -> None:
@@ -46,12 +51,10 @@ class Fairseq:
                 self._loss += f", code perplexity {row['code_perplexity']:.0f}"
 
 
-class Downstream:
+class Downstream(Reader):
     """s3prl's bars: training (the bar called overall), then evaluation of the best checkpoint; for each fold."""
 
     def __init__(self) -> None:
-        self.share: float | None = None
-        self.detail = ""
         self._fold, self._folds = 1, 1
         self._trained = False
 
@@ -75,12 +78,8 @@ class Downstream:
         self.detail = f"fold {self._fold} of {self._folds}" if self._folds > 1 else ""
 
 
-class Stages:
+class Stages(Reader):
     """Another run of stages inside this one: its own line of progress (display.py)."""
-
-    def __init__(self) -> None:
-        self.share: float | None = None
-        self.detail = ""
 
     def feed(self, line: str) -> None:
         if found := NESTED.match(line):
@@ -95,8 +94,6 @@ def _seconds(clock: str) -> int:
         total = 60 * total + int(part)
     return total
 
-
-Reader = Percent | Fairseq | Downstream | Stages
 
 READERS: dict[str, Callable[[], Reader]] = {
     "percent": Percent,

@@ -11,9 +11,8 @@ import yaml
 from headrace_experiments import description, experiment, report_file, results_file
 from headrace_experiments.corpora import Splits, check_sessions, find_splits
 from headrace_experiments.experiment import Pretraining
-from headrace_experiments.plan import CHECKOUT, CONFIGS, Plan, Speech, speech_of
-from headrace_experiments.trained import updates_of
-from headrace_pretraining.shape import Shape, encoder_of, shape_of
+from headrace_experiments.plan import CHECKOUT, Plan, Speech, speech_of
+from headrace_pretraining.shape import CONFIGS, Shape, encoder_of, shape_of
 from headrace_stages.stage import RunFolder, check
 
 FOLDER = CHECKOUT / "experiments"
@@ -155,11 +154,14 @@ def test_expected_seconds_are_in_proportion_to_those_that_were_measured(name):
     taken = {}
     for stage in report["stages"]:
         kind, _, rest = stage["name"].partition("-")
-        more = updates_of(one.pretraining[rest]) / report["pretraining"][rest]["updates"] if kind == "pretrain" else 1
+        more = one.pretraining[rest].all_updates / report["pretraining"][rest]["updates"] if kind == "pretrain" else 1
         kind = "hubert" if kind == "pretrain" and one.pretraining[rest].plan else kind
         taken.setdefault(kind, []).append(stage["seconds"] * more)
     medians = {kind: statistics.median(seconds) for kind, seconds in taken.items()}
-    shares = [seconds / medians[kind] for kind, seconds in one.expected_seconds.items() if medians.get(kind, 0) > 5]
+    long = {kind: seconds for kind, seconds in medians.items() if seconds > 5}
+    shares = [one.expected_seconds[kind] / seconds for kind, seconds in long.items() if kind in one.expected_seconds]
+    assert long.keys() - one.expected_seconds.keys() <= {"begin"}  # of reports from before untrained.py
+    assert {"asr", "emotion", "hubert" if "hubert" in taken else "pretrain"} <= long.keys()
     assert len(shares) >= 3 and max(shares) < 2 * min(shares)
 
 
@@ -175,10 +177,10 @@ def test_the_band_is_put_on_at_export(tmp_path):
     assert "--mixer masked --look-ahead" in command and "pretrain-full" in command
 
 
-@pytest.mark.parametrize(("name", "stage", "before"), [("demo", "llsa", 3), ("an4_emodb", "llsa", 3)])
-def test_hydra_overrides_are_contiguous(tmp_path, name, stage, before):
+@pytest.mark.parametrize("name", ["demo", "an4_emodb"])
+def test_hydra_overrides_are_contiguous(tmp_path, name):
     _, stages = stages_of(name, tmp_path)
-    kinds = ["=" in word for word in stages[f"pretrain-{stage}"].command[before:]]
+    kinds = ["=" in word for word in stages["pretrain-llsa"].command[3:]]
     assert kinds == sorted(kinds, reverse=True) and any(kinds)
 
 
