@@ -10,27 +10,22 @@ namespace {  // one copy for each instruction set: see vector.h
 
 template <typename Real>
 struct BackwardScratch {
-    Packed<Real> keys, values, own_keys, own_values;
-    Real *key_sums, *value_sums;          // [window, padded]: dK and dV of the final rows in sight
-    Real *own_key_sums, *own_value_sums;  // [rows, padded]: of the block's own rows
+    Packed<Real> keys, values;
+    Real *key_sums, *value_sums;  // [window, padded]: dK and dV of the rows in sight
     Real *queries, *grads, *weights, *products, *query_sums;
     Real *ahead, *channel_row, *channel_means;  // of channel_rows.h: [kBackwardUnit, rows], [padded], [rows]
-    int64_t stride, window;
+    int64_t stride;
     size_t bytes;
 
     BackwardScratch(const Attention& of, void* memory) {
         Arena arena(memory);
-        const int64_t padded = round_up(of.features, kLanes<Real>), rows = of.reach.rows;
-        window = largest_window(of.reach, of.blocks, of.frames()) + of.reach.hop;
+        const int64_t padded = round_up(of.features, kLanes<Real>);
+        const int64_t window = largest_window(of.reach, of.blocks, of.frames());
         keys = Packed<Real>::take(arena, window, padded);
         values = Packed<Real>::take(arena, window, padded);
-        own_keys = Packed<Real>::take(arena, rows, padded);
-        own_values = Packed<Real>::take(arena, rows, padded);
         key_sums = arena.take<Real>(window * padded);
         value_sums = arena.take<Real>(window * padded);
-        own_key_sums = arena.take<Real>(rows * padded);
-        own_value_sums = arena.take<Real>(rows * padded);
-        stride = round_up(window + rows, kLanes<Real>) + 2 * kLanes<Real>;
+        stride = round_up(window, kLanes<Real>) + 2 * kLanes<Real>;
         queries = arena.take<Real>(kBackwardUnit * padded);
         grads = arena.take<Real>(kBackwardUnit * padded);
         weights = arena.take<Real>(kBackwardUnit * stride);
@@ -81,6 +76,7 @@ class Walk {
         const int64_t end_valid = minimum(end, (head_.length() + reach_.hop - 1) / reach_.hop);
         sums_ = Window{minimum(reach_.first(first, 0), head_.length()), 0};
         sums_.end = sums_.begin;
+        clear_provisional_sums();
         for (int64_t b = first; b < end_valid; b += tile) visit_tile(b, minimum(b + tile, end_valid));
         flush(sums_.end);
     }
@@ -90,47 +86,48 @@ class Walk {
         const int64_t length = head_.length();
         window_ = window_of(reach_, first, end, length);
         flush(window_.begin);
-        open(maximum(window_.end, reach_.is_band ? 0 : minimum(end * reach_.hop, length)));
-        head_.pack_final(of_.k, window_, scratch_.keys);
-        head_.transpose_packed(scratch_.keys, window_.size());
-        head_.pack_final(of_.v, window_, scratch_.values);
-        head_.transpose_packed(scratch_.values, window_.size());
+        open(window_.end);
+        head_.pack_window(of_.k, window_, first, Form::kBoth, scratch_.keys);
+        head_.pack_window(of_.v, window_, first, form_of_values(), scratch_.values);
         for_units(
             of_, first, end, length, kBackwardUnit, [&](int64_t block) { begin_block(block); },
             [&](const Unit& unit) { visit(unit); }, [&](int64_t block) { end_block(block); });
     }
 
+    // Values are read as rows by channel_rows.h alone.
+    Form form_of_values() const { return of_.channels.any() ? Form::kBoth : Form::kColumns; }
+
     void begin_block(int64_t block) {
-        const int64_t padded = head_.padded();
-        const int64_t count = head_.pack_own(of_.k, block, scratch_.own_keys);
-        head_.transpose_packed(scratch_.own_keys, count);
-        head_.pack_own(of_.v, block, scratch_.own_values);
-        head_.transpose_packed(scratch_.own_values, count);
-        memset(scratch_.own_key_sums, 0, static_cast<size_t>(count * padded) * sizeof(Real));
-        memset(scratch_.own_value_sums, 0, static_cast<size_t>(count * padded) * sizeof(Real));
+        head_.prefetch(call_.grad_q, block, of_.query_rows);
+        head_.prefetch(call_.grad_k, block, reach_.rows);
+        head_.prefetch(call_.grad_v, block, reach_.rows);
+        head_.prefetch(of_.q, block + 1, of_.query_rows);
+        head_.prefetch(call_.grad_y, block + 1, of_.query_rows);
+        head_.prefetch(of_.k, block + 1, reach_.rows);
+        head_.prefetch(of_.v, block + 1, reach_.rows);
+        head_.pack_block(of_.k, window_, block, Form::kBoth, scratch_.keys);
+        head_.pack_block(of_.v, window_, block, form_of_values(), scratch_.values);
     }
 
     void visit(const Unit& unit) {
         const int64_t padded = head_.padded(), stride = scratch_.stride;
         const MatrixB<Real> queries = head_.pack_unit(of_.q, unit, scratch_.queries, head_.score_scale());
-        head_.times_keys(unit, queries, scratch_.keys, window_, scratch_.own_keys, scratch_.weights, stride);
+        head_.times_keys(unit, queries, scratch_.keys, window_, scratch_.weights, stride);
         const MatrixB<Real> grads = of_.channels.any() ? channel_gradients(unit) : row_gradients(unit);
-        head_.times_rows(unit, scratch_.products, stride, scratch_.keys, window_, scratch_.own_keys,
-                         scratch_.query_sums);
+        head_.times_rows(unit, scratch_.products, stride, scratch_.keys, window_, scratch_.query_sums);
         for (int64_t i = 0; i < unit.count; ++i) {
             write_row(scratch_.query_sums + i * padded,
                       head_.template unit_row<Element>(call_.grad_q, unit, i), of_.features, head_.scale());
         }
-        add_to_keys(unit, scratch_.products, queries, scratch_.key_sums, scratch_.own_key_sums);
-        add_to_keys(unit, scratch_.weights, grads, scratch_.value_sums, scratch_.own_value_sums);
+        add_to_keys(unit, scratch_.products, queries, scratch_.key_sums);
+        add_to_keys(unit, scratch_.weights, grads, scratch_.value_sums);
     }
 
     // Scores -> P and dS; the gradients of the unit's rows.
     MatrixB<Real> row_gradients(const Unit& unit) {
         const int64_t stride = scratch_.stride;
         const MatrixB<Real> grads = head_.pack_unit(call_.grad_y, unit, scratch_.grads);
-        head_.times_keys(unit, grads, scratch_.values, window_, scratch_.own_values, scratch_.products,
-                         stride);
+        head_.times_keys(unit, grads, scratch_.values, window_, scratch_.products, stride);
         for (int64_t i = 0; i < unit.count; ++i) {
             Real *weights = scratch_.weights + i * stride, *products = scratch_.products + i * stride;
             head_.weights(unit, i, static_cast<const Real*>(call_.log_sums)[head_.flat_row(unit, i)],
@@ -156,8 +153,7 @@ class Walk {
             memcpy(ahead(i), weights + keys.base, static_cast<size_t>(keys.end - keys.base) * sizeof(Real));
             weights_of(Seen<Real>{keys.first, keys.base}, unit.keys(), at(i).first_log_sum(), weights);
         }
-        head_.times_rows(unit, scratch_.weights, stride, scratch_.values, window_, scratch_.own_values,
-                         scratch_.query_sums);
+        head_.times_rows(unit, scratch_.weights, stride, scratch_.values, window_, scratch_.query_sums);
         Real means[kBackwardUnit];
         for (int64_t i = 0; i < unit.count; ++i) {
             const int64_t base = unit.first + keys_of(of_, unit, i, length).base;
@@ -168,8 +164,7 @@ class Walk {
                                     scratch_.grads + i * padded);
         }
         const MatrixB<Real> grads{scratch_.grads, padded};
-        head_.times_keys(unit, grads, scratch_.values, window_, scratch_.own_values, scratch_.products,
-                         stride);
+        head_.times_keys(unit, grads, scratch_.values, window_, scratch_.products, stride);
         for (int64_t i = 0; i < unit.count; ++i) {
             Real* products = scratch_.products + i * stride;
             const Keys keys = keys_of(of_, unit, i, length);
@@ -211,46 +206,46 @@ class Walk {
     }
 
     // sums of frame s += weights[i, s] rows[i], over the rows i of the unit.
-    void add_to_keys(const Unit& unit, const Real* weights, MatrixB<Real> rows, Real* final_sums,
-                     Real* own_sums) {
-        const int64_t padded = head_.padded(), stride = scratch_.stride;
-        add_product<Real>({weights, 1, stride}, rows,
-                          {final_sums + (unit.first - sums_.begin) * padded, padded},
-                          maximum(0, unit.final_keys()), padded, unit.count);
-        add_product<Real>({weights + unit.final_keys(), 1, stride}, rows,
-                          {own_sums + (unit.own_keys() > 0 ? head_.own_offset(unit) : 0) * padded, padded},
-                          unit.own_keys(), padded, unit.count);
+    void add_to_keys(const Unit& unit, const Real* weights, MatrixB<Real> rows, Real* sums) {
+        const int64_t padded = head_.padded();
+        add_product<Real>({weights, 1, scratch_.stride}, rows,
+                          {sums + (unit.first - sums_.begin) * padded, padded}, unit.keys(), padded,
+                          unit.count);
     }
 
-    // The block's provisional rows are whole; its final ones go on gathering from later blocks.
+    // What a block's provisional rows gather is whole, since no other block sees them; their place is the
+    // next block's.
     void end_block(int64_t block) {
+        const int64_t padded = head_.padded(), count = head_.provisional_count(block);
+        const int64_t at = ((block + 1) * reach_.hop - sums_.begin) * padded;
+        hand_out_provisional(block, count, scratch_.key_sums + at, call_.grad_k, 0);
+        hand_out_provisional(block, count, scratch_.value_sums + at, call_.grad_v, 1);
+    }
+
+    void hand_out_provisional(int64_t block, int64_t count, Real* sums, const View<void>& grad,
+                              int64_t which) {
         const int64_t padded = head_.padded();
-        const int64_t count = minimum(reach_.rows, head_.length() - reach_.frame(block, 0));
         for (int64_t r = 0; r < count; ++r) {
-            if (r < reach_.hop) {
-                const int64_t at = (reach_.frame(block, r) - sums_.begin) * padded;
-                for (int64_t d = 0; d < padded; ++d) {
-                    scratch_.key_sums[at + d] += scratch_.own_key_sums[r * padded + d];
-                    scratch_.value_sums[at + d] += scratch_.own_value_sums[r * padded + d];
-                }
-            } else {
-                write_row(scratch_.own_key_sums + r * padded,
-                          row_of<Element>(call_.grad_k, item_, head_number_, block, r), of_.features,
-                          factor_of<Real>(0));
-                write_row(scratch_.own_value_sums + r * padded,
-                          row_of<Element>(call_.grad_v, item_, head_number_, block, r), of_.features,
-                          Real(1));
-            }
+            write_row(sums + r * padded, row_of<Element>(grad, item_, head_number_, block, reach_.hop + r),
+                      of_.features, factor_of<Real>(which));
         }
+        memset(sums, 0, static_cast<size_t>(count * padded) * sizeof(Real));
+    }
+
+    // Behind the sums of final rows stand zeros, for the provisional rows of the block that is visited.
+    void clear_provisional_sums() { clear_sums(sums_.size(), provisional_rows(reach_)); }
+
+    void clear_sums(int64_t from, int64_t count) {
+        const int64_t padded = head_.padded();
+        const size_t bytes = static_cast<size_t>(count * padded) * sizeof(Real);
+        memset(scratch_.key_sums + from * padded, 0, bytes);
+        memset(scratch_.value_sums + from * padded, 0, bytes);
     }
 
     // Make room, at zero, for the sums of frames up to `end`.
     void open(int64_t end) {
-        const int64_t padded = head_.padded();
         if (end <= sums_.end) return;
-        const size_t bytes = static_cast<size_t>((end - sums_.end) * padded) * sizeof(Real);
-        memset(scratch_.key_sums + sums_.size() * padded, 0, bytes);
-        memset(scratch_.value_sums + sums_.size() * padded, 0, bytes);
+        clear_sums(sums_.size(), end - sums_.end + provisional_rows(reach_));
         sums_.end = end;
     }
 
@@ -264,11 +259,11 @@ class Walk {
             hand_out(s, scratch_.value_sums + at, call_.grad_v, 1);
         }
         if (until <= sums_.begin) return;
-        const int64_t left = sums_.end - until;
-        const size_t bytes = static_cast<size_t>(left * padded) * sizeof(Real);
+        const size_t bytes = static_cast<size_t>((sums_.end - until) * padded) * sizeof(Real);
         memmove(scratch_.key_sums, scratch_.key_sums + (until - sums_.begin) * padded, bytes);
         memmove(scratch_.value_sums, scratch_.value_sums + (until - sums_.begin) * padded, bytes);
         sums_.begin = until;
+        clear_provisional_sums();
     }
 
     void hand_out(int64_t s, const Real* sums, const View<void>& grad, int64_t which) {

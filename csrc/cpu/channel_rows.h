@@ -91,8 +91,7 @@ void forward_channel_rows(const Forward& call, const Head<Element>& head, int64_
                static_cast<size_t>(keys.end - keys.base) * sizeof(Real));
         total[i] = powers(Seen<Real>{keys.first, keys.base}, unit.keys(), scores, &most[i]);
     }
-    head.times_rows(unit, scratch.scores, scratch.stride, scratch.values, window, scratch.own_values,
-                    scratch.sums);
+    head.times_rows(unit, scratch.scores, scratch.stride, scratch.values, window, scratch.sums);
     for (int64_t i = 0; i < unit.count; ++i) {
         const int64_t frame = unit.frame + i;
         const Real* ahead = scratch.ahead + i * channels.rows;

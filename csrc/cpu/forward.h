@@ -9,7 +9,7 @@ namespace {  // one copy for each instruction set: see vector.h
 
 template <typename Real>
 struct ForwardScratch {
-    Packed<Real> keys, values, own_keys, own_values;
+    Packed<Real> keys, values;
     Real *queries, *scores, *sums;
     Real* ahead;     // [kForwardUnit, rows of a block]: of channel rows
     int64_t stride;  // of a row of scores
@@ -21,9 +21,7 @@ struct ForwardScratch {
         const int64_t window = largest_window(of.reach, of.blocks, of.frames());
         keys = Packed<Real>::take(arena, window, padded);
         values = Packed<Real>::take(arena, window, padded);
-        own_keys = Packed<Real>::take(arena, of.reach.rows, padded);
-        own_values = Packed<Real>::take(arena, of.reach.rows, padded);
-        stride = round_up(window + of.reach.rows, kLanes<Real>) + 2 * kLanes<Real>;
+        stride = round_up(window, kLanes<Real>) + 2 * kLanes<Real>;
         queries = arena.take<Real>(kForwardUnit * padded);
         scores = arena.take<Real>(kForwardUnit * stride);
         sums = arena.take<Real>(kForwardUnit * padded);
@@ -59,20 +57,22 @@ void forward_tile(const Forward& call, int64_t item, int64_t head_number, int64_
         clear_padding<Element>(of, call.y, of.query_rows, item, head_number, first, end);
         clear_log_sums<Real>(call, item, head_number, first, end);
     }
-    head.pack_final(of.k, window, scratch.keys);
-    head.transpose_packed(scratch.keys, window.size());
-    head.pack_final(of.v, window, scratch.values);
+    head.pack_window(of.k, window, first, Form::kColumns, scratch.keys);
+    head.pack_window(of.v, window, first, Form::kRows, scratch.values);
 
     for_units(
         of, first, end, length, kForwardUnit,
         [&](int64_t block) {
-            head.transpose_packed(scratch.own_keys, head.pack_own(of.k, block, scratch.own_keys));
-            head.pack_own(of.v, block, scratch.own_values);
+            head.prefetch(call.y, block, of.query_rows);
+            head.prefetch(of.q, block + 1, of.query_rows);
+            head.prefetch(of.k, block + 1, of.reach.rows);
+            head.prefetch(of.v, block + 1, of.reach.rows);
+            head.pack_block(of.k, window, block, Form::kColumns, scratch.keys);
+            head.pack_block(of.v, window, block, Form::kRows, scratch.values);
         },
         [&](const Unit& unit) {
             const MatrixB<Real> queries = head.pack_unit(of.q, unit, scratch.queries, head.score_scale());
-            head.times_keys(unit, queries, scratch.keys, window, scratch.own_keys, scratch.scores,
-                            scratch.stride);
+            head.times_keys(unit, queries, scratch.keys, window, scratch.scores, scratch.stride);
             if (of.channels.any()) {
                 forward_channel_rows<Element>(call, head, item, head_number, unit, window, scratch);
                 return;
@@ -84,8 +84,7 @@ void forward_tile(const Forward& call, int64_t item, int64_t head_number, int64_
                 inverse[i] = 1 / total;
                 static_cast<Real*>(call.log_sums)[head.flat_row(unit, i)] = log_of_sum(most, total);
             }
-            head.times_rows(unit, scratch.scores, scratch.stride, scratch.values, window, scratch.own_values,
-                            scratch.sums);
+            head.times_rows(unit, scratch.scores, scratch.stride, scratch.values, window, scratch.sums);
             for (int64_t i = 0; i < unit.count; ++i) {
                 write_row(scratch.sums + i * padded, head.template unit_row<Element>(call.y, unit, i),
                           of.features, inverse[i]);

@@ -10,6 +10,9 @@ extern "C" double sqrt(double);
 namespace headrace::HEADRACE_ISA {
 namespace {  // one copy for each instruction set: see vector.h
 
+// What is kept of packed rows.
+enum class Form { kRows, kColumns, kBoth };
+
 template <typename Element>
 class Head {
   public:
@@ -34,25 +37,41 @@ class Head {
     // Of queries, so that scores are to base 2.
     Real score_scale() const { return static_cast<Real>(kLog2E / sqrt(static_cast<double>(features_))); }
 
-    // Rows of frames [window) among the final rows.
-    void pack_final(const View<const void>& view, Window window, Packed<Real>& to) const {
-        if (reach_.hop == 1 && read_in_place(row_at(view, window.begin, 0), view.strides.block, &to.rows))
-            return;
-        for (int64_t s = window.begin; s < window.end; ++s) {
+    // The final rows that the first block of a tile finds in its window: of all its frames (a band), or of
+    // those before the block.
+    void pack_window(const View<const void>& view, Window window, int64_t first_block, Form form,
+                     Packed<Real>& to) const {
+        const int64_t end = reach_.is_band ? window.end : minimum(reach_.frame(first_block, 0), window.end);
+        if (reach_.hop == 1) {
+            return pack(row_at(view, window.begin, 0), view.strides.block, end - window.begin, 0, form, to);
+        }
+        for (int64_t s = window.begin; s < end; ++s) {
             copy_row(row_at(view, s / reach_.hop, s % reach_.hop), to.copy, s - window.begin, Real(1));
         }
+        if (form != Form::kRows) transpose(to.rows, end - window.begin, 0, to);
     }
 
-    // The rows of a block that exist; returns how many.
-    int64_t pack_own(const View<const void>& view, int64_t block, Packed<Real>& to) const {
-        const int64_t count = minimum(reach_.rows, length_ - reach_.frame(block, 0));
-        if (read_in_place(row_at(view, block, 0), view.strides.row, &to.rows)) return count;
-        for (int64_t r = 0; r < count; ++r) copy_row(row_at(view, block, r), to.copy, r, Real(1));
-        return count;
+    // The rows of a block that exist, final and provisional.
+    void pack_block(const View<const void>& view, Window window, int64_t block, Form form,
+                    Packed<Real>& to) const {
+        const int64_t frame = reach_.frame(block, 0);
+        pack(row_at(view, block, 0), view.strides.row, minimum(reach_.rows, length_ - frame),
+             frame - window.begin, form, to);
     }
 
-    void transpose_packed(Packed<Real>& packed, int64_t count) const {
-        transpose_rows<Real>(packed.rows, count, padded_, packed.columns, packed.stride);
+    int64_t provisional_count(int64_t block) const {
+        return maximum(0, minimum(provisional_rows(reach_), length_ - (block + 1) * reach_.hop));
+    }
+
+    // Rows of a block that are about to be read, into the caches: hardware does not foresee them.
+    template <typename Any>
+    void prefetch(const View<Any>& view, int64_t block, int64_t rows) const {
+        if (block >= of_.blocks) return;
+        for (int64_t r = 0; r < rows; ++r) {
+            const char* row = reinterpret_cast<const char*>(row_of<Element>(view, item_, head_, block, r));
+            for (int64_t at = 0; at < features_ * static_cast<int64_t>(sizeof(Element)); at += 64)
+                __builtin_prefetch(row + at);
+        }
     }
 
     // The rows of a unit times a factor, in `copy`.
@@ -82,33 +101,19 @@ class Head {
         return ((item_ * of_.heads + head_) * of_.blocks + unit.block) * of_.query_rows + unit.row + i;
     }
 
-    // products[i, s - unit.first] = a[i] . (final or own row of frame s), for the rows and keys of a unit.
-    void times_keys(const Unit& unit, MatrixB<Real> a, const Packed<Real>& finals, Window window,
-                    const Packed<Real>& own, Real* products, int64_t stride) const {
-        const MatrixA<Real> left{a.data, a.row_stride, 1};
-        if (unit.final_keys() > 0) {
-            product<Real>(left, {finals.columns + (unit.first - window.begin), finals.stride},
-                          {products, stride}, unit.count, unit.final_keys(), features_);
-        }
-        if (unit.own_keys() > 0) {
-            product<Real>(left, {own.columns + own_offset(unit), own.stride},
-                          {products + unit.final_keys(), stride}, unit.count, unit.own_keys(), features_);
-        }
+    // products[i, s - unit.first] = a[i] . (row of frame s), for the rows and keys of a unit.
+    void times_keys(const Unit& unit, MatrixB<Real> a, const Packed<Real>& keys, Window window,
+                    Real* products, int64_t stride) const {
+        product<Real>({a.data, a.row_stride, 1}, {keys.columns + (unit.first - window.begin), keys.stride},
+                      {products, stride}, unit.count, unit.keys(), features_);
     }
 
-    // sums[i] = sum_s weights[i, s - unit.first] (final or own row of frame s).
-    void times_rows(const Unit& unit, const Real* weights, int64_t stride, const Packed<Real>& finals,
-                    Window window, const Packed<Real>& own, Real* sums) const {
-        product<Real>({weights, stride, 1}, finals.rows.from(unit.first - window.begin), {sums, padded_},
-                      unit.count, padded_, maximum(0, unit.final_keys()));
-        if (unit.own_keys() > 0) {
-            add_product<Real>({weights + unit.final_keys(), stride, 1}, own.rows.from(own_offset(unit)),
-                              {sums, padded_}, unit.count, padded_, unit.own_keys());
-        }
+    // sums[i] = sum_s weights[i, s - unit.first] (row of frame s).
+    void times_rows(const Unit& unit, const Real* weights, int64_t stride, const Packed<Real>& keys,
+                    Window window, Real* sums) const {
+        product<Real>({weights, stride, 1}, keys.rows.from(unit.first - window.begin), {sums, padded_},
+                      unit.count, padded_, unit.keys());
     }
-
-    // Row of the own block that holds a unit's first own key.
-    int64_t own_offset(const Unit& unit) const { return unit.own - reach_.frame(unit.block, 0); }
 
     void add_bias(const Unit& unit, int64_t i, Real* scores) const {
         if (bias_ == nullptr) return;
@@ -132,6 +137,21 @@ class Head {
   private:
     const Element* row_at(const View<const void>& view, int64_t block, int64_t row) const {
         return row_of<Element>(view, item_, head_, block, row);
+    }
+
+    // `count` rows, `stride` apart, as rows `at`, at + 1, ... of `to`.
+    void pack(const Element* from, int64_t stride, int64_t count, int64_t at, Form form,
+              Packed<Real>& to) const {
+        MatrixB<Real> rows;
+        if (form != Form::kColumns || !read_in_place(from, stride, &rows)) {
+            for (int64_t i = 0; i < count; ++i) copy_row(from + i * stride, to.copy, at + i, Real(1));
+            rows = to.rows.from(at);
+        }
+        if (form != Form::kRows) transpose(rows, count, at, to);
+    }
+
+    void transpose(MatrixB<Real> rows, int64_t count, int64_t at, Packed<Real>& to) const {
+        transpose_rows<Real>(rows, count, padded_, to.columns + at, to.stride);
     }
 
     void copy_row(const Element* from, Real* to, int64_t i, Real factor) const {

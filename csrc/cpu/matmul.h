@@ -38,7 +38,8 @@ struct MatrixC {
 };
 
 template <typename Real, bool kAccumulate, int M, int V>
-static inline void block_product(MatrixA<Real> a, MatrixB<Real> b, MatrixC<Real> c, int64_t depth) {
+static inline __attribute__((always_inline)) void block_product(MatrixA<Real> a, MatrixB<Real> b,
+                                                                MatrixC<Real> c, int64_t depth) {
     constexpr int lanes = kLanes<Real>;
     Vec<Real> sums[M][V];
 #pragma GCC unroll 8
@@ -83,14 +84,12 @@ static inline void rows_product(MatrixA<Real> a, MatrixB<Real> b, MatrixC<Real> 
 }
 
 template <typename Real, bool kAccumulate>
-static inline void any_product(MatrixA<Real> a, MatrixB<Real> b, MatrixC<Real> c, int64_t rows,
-                               int64_t columns, int64_t depth) {
-    for (; rows >= kRows; rows -= kRows) {
-        rows_product<Real, kAccumulate, kRows>(a, b, c, columns, depth);
-        a.data += kRows * a.row_stride;
-        c.data += kRows * c.row_stride;
-    }
+static inline void few_rows_product(MatrixA<Real> a, MatrixB<Real> b, MatrixC<Real> c, int64_t rows,
+                                    int64_t columns, int64_t depth) {
+    static_assert(kRows == 6, "a case for every number of rows");
     switch (rows) {
+        case 6:
+            return rows_product<Real, kAccumulate, 6>(a, b, c, columns, depth);
         case 5:
             return rows_product<Real, kAccumulate, 5>(a, b, c, columns, depth);
         case 4:
@@ -103,6 +102,19 @@ static inline void any_product(MatrixA<Real> a, MatrixB<Real> b, MatrixC<Real> c
             return rows_product<Real, kAccumulate, 1>(a, b, c, columns, depth);
         default:
             return;
+    }
+}
+
+// Rows in pieces of nearly one size: 9 as 5 and 4, since 3 rows alone would leave registers idle.
+template <typename Real, bool kAccumulate>
+static inline void any_product(MatrixA<Real> a, MatrixB<Real> b, MatrixC<Real> c, int64_t rows,
+                               int64_t columns, int64_t depth) {
+    for (int64_t pieces = (rows + kRows - 1) / kRows; pieces > 0; --pieces) {
+        const int64_t piece = (rows + pieces - 1) / pieces;
+        few_rows_product<Real, kAccumulate>(a, b, c, piece, columns, depth);
+        a.data += piece * a.row_stride;
+        c.data += piece * c.row_stride;
+        rows -= piece;
     }
 }
 

@@ -63,13 +63,12 @@ void transpose_rows(MatrixB<Real> rows, int64_t count, int64_t padded_features, 
     }
 }
 
-// Keys or values of an interval of frames: as rows, and transposed.
+// Keys or values of a window: as rows, side by side whatever their strides in the tensor, and transposed.
 template <typename Real>
 struct Packed {
-    MatrixB<Real>
-        rows;  // [size, padded features]: in the tensor itself where they can be read there, else in `copy`
-    Real* copy;
-    Real* columns;  // [padded features, stride]
+    MatrixB<Real> rows;  // [size, padded features]
+    Real* copy;          // what `rows` reads
+    Real* columns;       // [padded features, stride]
     int64_t stride;
 
     static Packed take(Arena& arena, int64_t size, int64_t padded_features) {

@@ -5,6 +5,7 @@
 #include "vector.h"
 
 extern "C" double log2(double);
+extern "C" float log2f(float);
 
 namespace headrace::HEADRACE_ISA {
 namespace {  // one copy for each instruction set: see vector.h
@@ -16,17 +17,21 @@ struct Seen {
 
     // x where its column counts, `otherwise` elsewhere; x holds the columns from c on. Most vectors count as
     // a whole.
+    bool whole(int64_t c) const { return c >= first && c + kLanes<Real> <= end; }
+
     Vec<Real> or_else(int64_t c, Vec<Real> x, Vec<Real> otherwise) const {
-        if (c >= first && c + kLanes<Real> <= end) return x;
+        if (whole(c)) return x;
         const Vec<Real> column = lane_numbers<Real>() + static_cast<Real>(c);
         return (column >= static_cast<Real>(first)) & (column < static_cast<Real>(end)) ? x : otherwise;
     }
 };
 
 // The log of a denominator, total 2^most, to base 2.
-template <typename Real>
-Real log_of_sum(Real most, Real total) {
-    return most + static_cast<Real>(log2(static_cast<double>(total)));
+inline double log_of_sum(double most, double total) {
+    return most + log2(total);
+}
+inline float log_of_sum(float most, float total) {
+    return most + log2f(total);
 }
 
 template <typename Real>
@@ -39,8 +44,11 @@ template <typename Real>
 Real powers(Seen<Real> seen, int64_t columns, Real* scores, Real* most) {
     Vec<Real> top = nothing_seen<Real>();
     for (int64_t c = 0; c < columns; c += kLanes<Real>) {
-        const Vec<Real> x = seen.or_else(c, load(scores + c), nothing_seen<Real>());
-        store(scores + c, x);
+        Vec<Real> x = load(scores + c);
+        if (!seen.whole(c)) {
+            x = seen.or_else(c, x, nothing_seen<Real>());
+            store(scores + c, x);
+        }
         top = x > top ? x : top;
     }
     *most = largest<Real>(top);

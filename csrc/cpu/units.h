@@ -9,7 +9,8 @@
 namespace headrace::HEADRACE_ISA {
 namespace {  // one copy for each instruction set: see vector.h
 
-constexpr int64_t kTileRows = 126;
+constexpr int64_t kTileRows = 252;            // a tile's rows share the work on its window,
+constexpr int64_t kTileFrames = 126;          // which should stay in the second-level cache
 constexpr int64_t kForwardUnit = kRows;       // rows that share the registers of one product
 constexpr int64_t kBackwardUnit = 2 * kRows;  // more: each visit of dK and dV then does more work
 
@@ -24,10 +25,17 @@ int64_t round_up(int64_t n, int64_t step) {
 }
 
 int64_t blocks_of_tile(const Reach& reach) {
-    return maximum(1, kTileRows / reach.rows);
+    return maximum(1, minimum(kTileRows / reach.rows, kTileFrames / reach.hop));
 }
 
-// The frames that the rows of blocks [first, end) look up among the final rows: [begin, end).
+// A block's rows past its hop final ones.
+int64_t provisional_rows(const Reach& reach) {
+    return reach.rows - reach.hop;
+}
+
+// The frames whose final rows the rows of blocks [first, end) see: [begin, end). While a block is visited,
+// its provisional rows stand behind its final ones, where those of later blocks will stand: so the keys of a
+// row are one interval of the window's rows.
 struct Window {
     int64_t begin, end;
     int64_t size() const { return end - begin; }
@@ -36,34 +44,32 @@ struct Window {
 Window window_of(const Reach& reach, int64_t first_block, int64_t end_block, int64_t length) {
     const int64_t begin = minimum(reach.first(first_block, 0), length);
     const int64_t end =
-        reach.is_band ? reach.end(end_block - 1, 0, length) : minimum(reach.own_begin(end_block - 1), length);
+        reach.is_band ? reach.end(end_block - 1, 0, length) : minimum(end_block * reach.hop, length);
     return Window{begin, maximum(begin, end)};
 }
 
+// Of a tile: the frames of its window, and room behind them for a block's provisional rows.
 int64_t largest_window(const Reach& reach, int64_t blocks, int64_t frames) {
-    if (reach.look_back < 0) return frames;
+    if (reach.look_back < 0) return frames + provisional_rows(reach);
     const int64_t tile = minimum(blocks, blocks_of_tile(reach));
-    return minimum(frames, tile * reach.hop + reach.look_back + (reach.is_band ? reach.farthest_ahead() : 0));
+    const int64_t seen = tile * reach.hop + reach.look_back + (reach.is_band ? reach.farthest_ahead() : 0);
+    return minimum(frames, seen) + provisional_rows(reach);
 }
 
 // A few neighbouring rows: of one block, or of one-row blocks (a band). Their keys are the frames [first,
-// end), of which those before `own` lie among the final rows and the others in the block.
+// end).
 struct Unit {
     int64_t block, row, count;
-    int64_t frame, first, own, end;
+    int64_t frame, first, end;
 
     int64_t keys() const { return end - first; }
-    int64_t final_keys() const { return minimum(own, end) - first; }
-    int64_t own_keys() const { return end - first - final_keys(); }
 };
 
 Unit unit_of(const Reach& reach, int64_t block, int64_t row, int64_t count, int64_t length) {
     const int64_t frame = reach.frame(block, row);
     count = minimum(count, length - frame);
-    Unit unit{block, row, count, frame, reach.first(block, row), reach.own_begin(block), 0};
+    Unit unit{block, row, count, frame, reach.first(block, row), 0};
     unit.end = reach.is_band ? reach.end(block + count - 1, 0, length) : reach.end(block, row, length);
-    // A row that sees its block from its middle on only: nothing to look up among the final rows.
-    if (unit.first > unit.own) unit.own = unit.first;
     return unit;
 }
 
@@ -75,8 +81,8 @@ int64_t end_of(const Reach& reach, const Unit& unit, int64_t i, int64_t length) 
     return reach.is_band ? reach.end(unit.block + i, 0, length) : unit.end;
 }
 
-// Visit the units of blocks [first, end): `begin_block(b)` before the first unit of a block that has own
-// rows, `visit(unit)` for each, `end_block(b)` after the last. Rows at or past the length are in no unit.
+// Visit the units of blocks [first, end): `begin_block(b)` before the first unit of a block (not of a band),
+// `visit(unit)` for each, `end_block(b)` after the last. Rows at or past the length are in no unit.
 template <typename BeginBlock, typename Visit, typename EndBlock>
 void for_units(const Attention& of, int64_t first, int64_t end, int64_t length, int64_t unit_rows,
                const BeginBlock& begin_block, const Visit& visit, const EndBlock& end_block) {

@@ -83,18 +83,45 @@ static inline Vec<double> power_of_2(Vec<double> x) {
     return x;
 }
 
-template <typename Real>
-static inline Real sum(Vec<Real> v) {
-    Real total = 0;
-    for (int i = 0; i < kLanes<Real>; ++i) total += v[i];
-    return total;
+// Lane i gets lane i + kBy, around the end.
+template <typename Real, int kBy>
+static inline Vec<Real> turned(Vec<Real> v) {
+    constexpr int n = kLanes<Real>;
+    if constexpr (n == 2) {
+        return __builtin_shufflevector(v, v, 1, 0);
+    } else if constexpr (n == 4) {
+        return __builtin_shufflevector(v, v, kBy, (1 + kBy) % n, (2 + kBy) % n, (3 + kBy) % n);
+    } else if constexpr (n == 8) {
+        return __builtin_shufflevector(v, v, kBy, (1 + kBy) % n, (2 + kBy) % n, (3 + kBy) % n, (4 + kBy) % n,
+                                       (5 + kBy) % n, (6 + kBy) % n, (7 + kBy) % n);
+    } else {
+        static_assert(n == 16, "vectors of 2, 4, 8 or 16 lanes");
+        return __builtin_shufflevector(v, v, kBy, (1 + kBy) % n, (2 + kBy) % n, (3 + kBy) % n, (4 + kBy) % n,
+                                       (5 + kBy) % n, (6 + kBy) % n, (7 + kBy) % n, (8 + kBy) % n,
+                                       (9 + kBy) % n, (10 + kBy) % n, (11 + kBy) % n, (12 + kBy) % n,
+                                       (13 + kBy) % n, (14 + kBy) % n, (15 + kBy) % n);
+    }
 }
 
-template <typename Real>
+template <typename Real, int kBy = kLanes<Real> / 2>
+static inline Real sum(Vec<Real> v) {
+    v += turned<Real, kBy>(v);
+    if constexpr (kBy > 1) {
+        return sum<Real, kBy / 2>(v);
+    } else {
+        return v[0];
+    }
+}
+
+template <typename Real, int kBy = kLanes<Real> / 2>
 static inline Real largest(Vec<Real> v) {
-    Real most = v[0];
-    for (int i = 1; i < kLanes<Real>; ++i) most = v[i] > most ? v[i] : most;
-    return most;
+    const Vec<Real> other = turned<Real, kBy>(v);
+    v = other > v ? other : v;
+    if constexpr (kBy > 1) {
+        return largest<Real, kBy / 2>(v);
+    } else {
+        return v[0];
+    }
 }
 
 // 0, 1, 2, ... as reals: exact far beyond any window.
@@ -155,13 +182,22 @@ static inline void transpose_square(const Real* rows, int64_t row_stride, Real* 
 #if HEADRACE_VECTOR_BYTES == 32
 // Whole squares of fp32 on AVX2: shuffles there do not cross the halves of a register, so halves of rows j
 // and j + 4 are loaded side by side, and 24 instructions do in place of 48.
+typedef float Half __attribute__((vector_size(16)));
+
+static inline Half load_half(const float* from) {
+    Half half;
+    memcpy(&half, from, sizeof(half));
+    return half;
+}
+
 static inline void transpose_square(const float* rows, int64_t row_stride, float* to, int64_t to_stride) {
     for (int half = 0; half < 2; ++half) {
         Vec<float> r[4];
 #pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) {
-            memcpy(&r[j], rows + j * row_stride + 4 * half, 16);
-            memcpy(reinterpret_cast<char*>(&r[j]) + 16, rows + (j + 4) * row_stride + 4 * half, 16);
+            const Half low = load_half(rows + j * row_stride + 4 * half);
+            const Half high = load_half(rows + (j + 4) * row_stride + 4 * half);
+            r[j] = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
         }
         const Vec<float> a = __builtin_shufflevector(r[0], r[1], 0, 8, 1, 9, 4, 12, 5, 13);
         const Vec<float> b = __builtin_shufflevector(r[2], r[3], 0, 8, 1, 9, 4, 12, 5, 13);

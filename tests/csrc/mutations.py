@@ -95,10 +95,16 @@ MUTATIONS = [
         "if (offset <= 0 || offset >=",
     ),
     cpu(
-        "backward, provisional rows of a block",
+        "a block's last provisional row",
+        "csrc/cpu/head.h",
+        "minimum(reach_.rows, length_ - frame)",
+        "minimum(reach_.rows - (reach_.rows > reach_.hop), length_ - frame)",
+    ),
+    cpu(
+        "backward, sums of a provisional row go on",
         "csrc/cpu/backward.h",
-        "if (r < reach_.hop) {",
-        "if (r <= reach_.hop) {",
+        "memset(sums, 0, static_cast<size_t>(count * padded) * sizeof(Real));",
+        "memset(sums, 0, static_cast<size_t>((count - (count > 0)) * padded) * sizeof(Real));",
     ),
     cpu(
         "backward of the first layer, a key ahead",
