@@ -33,6 +33,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(headrace, m) {
         "llsa_first_layer_backward(Tensor grad_y, Tensor q, Tensor k, Tensor v, Tensor y, Tensor log_sums, "
         "Tensor? lengths, Tensor? bias, int look_ahead, int look_back, int hop) "
         "-> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias)");
+    m.def("few_rows_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
     m.def("int8_linear(Tensor x, Tensor weight, Tensor scales, Tensor? bias) -> Tensor");
     m.def(
         "llsa_step(Tensor q, Tensor k, Tensor v, Tensor(a!) key_ring, Tensor(b!) value_ring, "
@@ -42,6 +43,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(headrace, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(headrace, CPU, m) {
     HEADRACE_IMPLEMENT(m, Cpu);
+    m.impl("few_rows_linear", TORCH_BOX(&Cpu::few_rows_linear));
     m.impl("int8_linear", TORCH_BOX(&Cpu::int8_linear));
     m.impl("llsa_first_layer", TORCH_BOX(&Cpu::first_layer));
     m.impl("llsa_first_layer_backward", TORCH_BOX(&Cpu::first_layer_backward));

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from headrace.config import EncoderConfig
+from headrace.linear import Linear
 from headrace.mixers import MIXERS
 from headrace.ops.layout import lay_out
 from headrace.positions import Rotation
@@ -24,8 +25,8 @@ class TransformerBlock(nn.Module):
         self.dropout, self.activation_dropout = config.dropout, config.activation_dropout
         self.mixer = MIXERS[config.mixer](config.embed_dim, config.num_heads, config.attention_dropout)
         self.mixer_norm = nn.LayerNorm(config.embed_dim)
-        self.fc1 = nn.Linear(config.embed_dim, config.ffn_dim)
-        self.fc2 = nn.Linear(config.ffn_dim, config.embed_dim)
+        self.fc1 = Linear(config.embed_dim, config.ffn_dim)
+        self.fc2 = Linear(config.ffn_dim, config.embed_dim)
         self.ffn_norm = nn.LayerNorm(config.embed_dim)
 
     def forward(
@@ -81,17 +82,17 @@ class TransformerBlock(nn.Module):
         return self.mixer_norm(x) if self.norm_first else x
 
     def _after_mixer(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        x = x + self._drop(y)
+        x = x + self._drop(y, self.dropout)
         if self.norm_first:
-            return x + self._drop(self._feed_forward(self.ffn_norm(x)))
+            return x + self._drop(self._feed_forward(self.ffn_norm(x)), self.dropout)
         x = self.mixer_norm(x)
-        return self.ffn_norm(x + self._drop(self._feed_forward(x)))
+        return self.ffn_norm(x + self._drop(self._feed_forward(x), self.dropout))
 
     def _feed_forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.dropout(F.gelu(self.fc1(x)), self.activation_dropout, self.training))
+        return self.fc2(self._drop(F.gelu(self.fc1(x)), self.activation_dropout))
 
-    def _drop(self, x: torch.Tensor) -> torch.Tensor:
-        return F.dropout(x, self.dropout, self.training)
+    def _drop(self, x: torch.Tensor, probability: float) -> torch.Tensor:
+        return F.dropout(x, probability) if self.training else x  # live, each call that does nothing counts
 
 
 def _residual(x: torch.Tensor, reach: Reach, final_only: bool) -> torch.Tensor:

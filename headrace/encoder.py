@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from headrace.blocks import TransformerBlock
 from headrace.config import EncoderConfig
 from headrace.frontend import WaveformFrontend
+from headrace.linear import Linear
 from headrace.live import LiveEncoder
 from headrace.ops.layout import num_blocks, read_back, row_frames
 from headrace.positions import ConvolutionalPositions, Rotation, rotary
@@ -42,7 +43,7 @@ class Projection(nn.Module):
     def __init__(self, num_channels: int, embed_dim: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(num_channels)
-        self.linear = nn.Linear(num_channels, embed_dim) if num_channels != embed_dim else None
+        self.linear = Linear(num_channels, embed_dim) if num_channels != embed_dim else None
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """[N, T, channels] -> [N, T, C]."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from headrace.linear import linear
 from headrace.streaming import Entries, Entry, Live, within
 
 
@@ -59,9 +60,17 @@ class ConvolutionLayer(nn.Module):
         return {"inputs": Entry((self.conv.in_channels, max(0, self.kernel - self.stride)))}
 
     def tick(self, x: torch.Tensor, live: Live) -> torch.Tensor:
-        """Live: the next inputs [S, C, n * stride] -> n frames, the last of which ends with the last input."""
+        """Live: the next inputs [S, C, n * stride] -> n frames, the last of which ends with the last input.
+
+        As a product of windows and weights: for so few frames a convolution would spend its time on arranging weights.
+        """
         x = live.shift("inputs", x, -1)[..., max(0, self.stride - self.kernel) :]
-        return self(x, None)
+        windows = x.unfold(-1, self.kernel, self.stride).transpose(1, 2).flatten(2)  # [S, n, C * kernel]
+        y = linear(windows, self.conv.weight.flatten(1), self.conv.bias)
+        if self.norm is not None:
+            assert isinstance(self.norm, FrameLayerNorm)  # the other one waits for the end of the utterance
+            y = F.layer_norm(y, self.norm.normalized_shape, self.norm.weight, self.norm.bias, self.norm.eps)
+        return F.gelu(y).mT
 
     def num_frames(self, lengths: torch.Tensor) -> torch.Tensor:
         """Output frames for a number of input frames; too short an input has none."""

@@ -40,7 +40,7 @@ class Int8Linear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., in_features] fp32 -> [..., out_features]."""
         rows = x.reshape(-1, self.in_features)
-        multiply = torch.ops.headrace.int8_linear if runs_native(x) else int8_linear
+        multiply = torch.ops.headrace.int8_linear.default if runs_native(x) else int8_linear
         y = multiply(rows, self.weight, self.scales, self.bias)
         return y.view(*x.shape[:-1], self.out_features)
 

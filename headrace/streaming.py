@@ -131,7 +131,7 @@ class Live:
 
     def within(self, name: str) -> Live:
         """Of a part of the part."""
-        return dataclasses.replace(self, name=f"{self.name}{name}.")
+        return Live(self.tensors, self.slots, self.is_whole, f"{self.name}{name}.")
 
     def whole(self, name: str) -> torch.Tensor:
         """[slots, ...]: of all slots, for operations that take slots themselves."""

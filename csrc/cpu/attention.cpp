@@ -92,6 +92,7 @@ const Kernels kKernels = {HEADRACE_TEXT(HEADRACE_ISA),
                           step_scratch_bytes,
                           step,
                           add_borders,
+                          few_rows_linear,
                           int8_quantize,
                           int8_product};
 

@@ -103,6 +103,16 @@ struct Step {
     const int64_t* slots;      // [streams], each once
 };
 
+// y = x W^T + bias (few_rows.h).
+struct LinearOfFewRows {
+    int64_t rows, channels, depth;
+    const float* x;  // [rows, depth], unit stride along depth
+    int64_t x_stride;
+    const float* weight;  // [channels, depth]
+    const float* bias;    // [channels]; null: none
+    float* y;             // [rows, channels]
+};
+
 // y = x W^T + bias with 8-bit weights (int8.h). Rows of x and of W are padded with zeros to `padded` numbers.
 constexpr int64_t kInt8Padding = 64;
 
@@ -136,6 +146,7 @@ struct Kernels {
     void (*step)(const Step&, int64_t first_task, int64_t end_task, void* scratch);  // streams * heads
     void (*add_borders)(const Backward&, int64_t first_task,
                         int64_t end_task);  // items * heads * (segments - 1)
+    void (*few_rows_linear)(const LinearOfFewRows&, int64_t first_channel, int64_t end_channel);
     void (*int8_quantize)(const Int8Rows&, int64_t first_row, int64_t end_row);
     void (*int8_product)(const Int8Product&, int64_t first_channel, int64_t end_channel);
 };

@@ -8,9 +8,7 @@
 // 2^17 fits).
 #pragma once
 
-#include "attention.h"
-#include "units.h"
-#include "vector.h"
+#include "few_rows.h"
 
 #if defined(__SSE2__)
 #include <immintrin.h>  // only functions that are always inlined: see vector.h
@@ -20,8 +18,6 @@ namespace headrace::HEADRACE_ISA {
 namespace {  // one copy for each instruction set: see vector.h
 
 constexpr int kInt16Lanes = HEADRACE_VECTOR_BYTES / 2;
-constexpr int kInt8Rows = HEADRACE_VECTOR_BYTES == 64 ? 4 : 2;  // of x, that share the registers of one block
-constexpr int kInt8Channels = 4;
 static_assert(kInt8Padding % kInt16Lanes == 0, "rows are padded to whole vectors");
 
 using Int16Vec = int16_t __attribute__((vector_size(HEADRACE_VECTOR_BYTES)));
@@ -40,6 +36,19 @@ inline IntVec dot_pairs(Int16Vec a, Int16Vec b) {
     IntVec sums;
     for (int i = 0; i < kInt16Lanes / 2; ++i) sums[i] = a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
     return sums;
+#endif
+}
+
+// The next weights, widened. On AVX2 the vector extension would do it by halves.
+inline Int16Vec widened(const int8_t* from) {
+#if HEADRACE_VECTOR_BYTES == 64
+    return (Int16Vec)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)from));
+#elif HEADRACE_VECTOR_BYTES == 32
+    return (Int16Vec)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)from));
+#else
+    Int8HalfVec narrow;
+    memcpy(&narrow, from, sizeof(narrow));
+    return __builtin_convertvector(narrow, Int16Vec);
 #endif
 }
 
@@ -82,17 +91,17 @@ inline float quantize_row(const float* x, int64_t depth, int64_t padded, int16_t
 
 template <int M, int N>
 void int8_block(const Int8Product& call, int64_t row, int64_t channel) {
-    IntVec sums[M][N] = {};
     const int16_t* x = call.x + row * call.padded;
     const int8_t* weight = call.weight + channel * call.padded;
+    IntVec sums[M][N];
+#pragma GCC unroll 16
+    for (int i = 0; i < M * N; ++i) sums[i / N][i % N] = IntVec{};
     for (int64_t k = 0; k < call.padded; k += kInt16Lanes) {
+        for (int byte = 0; byte < N * kInt16Lanes; byte += 64)
+            __builtin_prefetch(weight + N * k + byte + kAheadBytes);
         Int16Vec weights[N];
 #pragma GCC unroll 4
-        for (int n = 0; n < N; ++n) {
-            Int8HalfVec narrow;
-            memcpy(&narrow, weight + n * call.padded + k, sizeof(narrow));
-            weights[n] = __builtin_convertvector(narrow, Int16Vec);
-        }
+        for (int n = 0; n < N; ++n) weights[n] = widened(weight + n * call.padded + k);
 #pragma GCC unroll 4
         for (int m = 0; m < M; ++m) {
             Int16Vec values;
@@ -101,27 +110,26 @@ void int8_block(const Int8Product& call, int64_t row, int64_t channel) {
             for (int n = 0; n < N; ++n) sums[m][n] += dot_pairs(values, weights[n]);
         }
     }
-    for (int m = 0; m < M; ++m) {
-        for (int n = 0; n < N; ++n) {
-            int32_t total = 0;
-            for (int i = 0; i < kInt16Lanes / 2; ++i) total += sums[m][n][i];
-            const float bias = call.bias == nullptr ? 0 : call.bias[channel + n];
-            call.y[(row + m) * call.channels + channel + n] =
-                static_cast<float>(total) * (call.x_scales[row + m] * call.weight_scales[channel + n]) + bias;
-        }
+#pragma GCC unroll 16
+    for (int i = 0; i < M * N; ++i) {
+        const int m = i / N, n = i % N;
+        const float bias = call.bias == nullptr ? 0 : call.bias[channel + n];
+        call.y[(row + m) * call.channels + channel + n] =
+            static_cast<float>(sum<int32_t>(sums[m][n])) *
+                (call.x_scales[row + m] * call.weight_scales[channel + n]) +
+            bias;
     }
 }
 
-template <int N>
-void int8_channels(const Int8Product& call, int64_t channel) {
-    int64_t row = 0;
-    for (; row + kInt8Rows <= call.rows; row += kInt8Rows) int8_block<kInt8Rows, N>(call, row, channel);
-    for (; row < call.rows; ++row) int8_block<1, N>(call, row, channel);
-}
+struct Int8Block {
+    template <int M, int N>
+    static void run(const Int8Product& call, int64_t row, int64_t channel) {
+        int8_block<M, N>(call, row, channel);
+    }
+};
 
 void int8_product(const Int8Product& call, int64_t first, int64_t end) {
-    for (; first + kInt8Channels <= end; first += kInt8Channels) int8_channels<kInt8Channels>(call, first);
-    for (; first < end; ++first) int8_channels<1>(call, first);
+    channels_of<Int8Block>(call, first, end);
 }
 
 void int8_quantize(const Int8Rows& call, int64_t first, int64_t end) {

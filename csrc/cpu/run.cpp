@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kTasksWanted = 64;       // enough for the threads of a large machine
 constexpr int64_t kShortestSegment = 256;  // frames
-constexpr int64_t kInt8ChannelsOfTask = 64;
+constexpr int64_t kChannelsOfTask = 64;
 
 struct Free {
     void operator()(void* memory) const { std::free(memory); }
@@ -172,6 +172,30 @@ Tensor Cpu::step(const Tensor& q_given, const Tensor& k_given, const Tensor& v_g
     return y;
 }
 
+Tensor Cpu::few_rows_linear(const Tensor& x_given, const Tensor& weight_given, const OptionalTensor& bias) {
+    const Tensor x = with_unit_stride(x_given), weight = torch::stable::contiguous(weight_given);
+    const int64_t rows = x.size(0), depth = x.size(1), channels = weight.size(0);
+    for (const Tensor& given : {x, weight}) {
+        STD_TORCH_CHECK(
+            given.scalar_type() == ScalarType::Float && given.size(1) == depth,
+            "headrace: few_rows_linear: x must be [rows, depth] and weight [channels, depth], fp32.");
+    }
+    Tensor y = torch::stable::new_empty(x, {rows, channels});
+    if (y.numel() == 0) return y;
+    const LinearOfFewRows call{rows,
+                               channels,
+                               depth,
+                               static_cast<const float*>(x.const_data_ptr()),
+                               x.stride(0),
+                               static_cast<const float*>(weight.const_data_ptr()),
+                               bias.has_value() ? static_cast<const float*>(bias->const_data_ptr()) : nullptr,
+                               static_cast<float*>(y.mutable_data_ptr())};
+    const Kernels& run = kernels();
+    torch::stable::parallel_for(0, channels, kChannelsOfTask,
+                                [&](int64_t first, int64_t end) { run.few_rows_linear(call, first, end); });
+    return y;
+}
+
 Tensor Cpu::int8_linear(const Tensor& x_given, const Tensor& weight, const Tensor& scales,
                         const OptionalTensor& bias) {
     const Tensor x = with_unit_stride(x_given);
@@ -198,7 +222,7 @@ Tensor Cpu::int8_linear(const Tensor& x_given, const Tensor& weight, const Tenso
                            static_cast<const float*>(scales.const_data_ptr()),
                            bias.has_value() ? static_cast<const float*>(bias->const_data_ptr()) : nullptr,
                            static_cast<float*>(y.mutable_data_ptr())};
-    torch::stable::parallel_for(0, channels, kInt8ChannelsOfTask,
+    torch::stable::parallel_for(0, channels, kChannelsOfTask,
                                 [&](int64_t first, int64_t end) { run.int8_product(call, first, end); });
     return y;
 }

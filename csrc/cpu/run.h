@@ -31,6 +31,9 @@ struct Cpu {
                                                                const OptionalTensor& bias,
                                                                const Reach& reach);
 
+    // x [rows, depth], weight [channels, depth], bias [channels], fp32 -> [rows, channels].
+    static Tensor few_rows_linear(const Tensor& x, const Tensor& weight, const OptionalTensor& bias);
+
     // x [rows, depth] fp32, weight [channels, padded depth] int8, scales [channels], bias [channels] ->
     // [rows, channels].
     static Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& scales,

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from headrace.linear import Linear
 from headrace.ops import acausal, llsa_step, sa_step
 from headrace.positions import Rotation, rotate
 from headrace.reach import Band, Blocks, Everything, Reach
@@ -28,10 +29,10 @@ class Attention(nn.Module):
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.q_proj = nn.Linear(embed_dim, embed_dim)
-        self.k_proj = nn.Linear(embed_dim, embed_dim)
-        self.v_proj = nn.Linear(embed_dim, embed_dim)
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.q_proj = Linear(embed_dim, embed_dim)
+        self.k_proj = Linear(embed_dim, embed_dim)
+        self.v_proj = Linear(embed_dim, embed_dim)
+        self.out_proj = Linear(embed_dim, embed_dim)
 
     @staticmethod
     def reach(look_ahead: int, look_back: int | None, hop: int) -> Reach:

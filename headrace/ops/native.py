@@ -67,7 +67,8 @@ def _register() -> None:
         grads = _gradient(getattr(torch.ops.headrace, f"{name}_backward"), num_reach_arguments)
         torch.library.register_autograd(forward, grads, setup_context=_save)
         torch.library.register_autograd(backward, _no_second_gradient(name))
-    torch.library.register_fake("headrace::int8_linear", _fake_int8_linear)
+    torch.library.register_fake("headrace::few_rows_linear", _fake_linear)
+    torch.library.register_fake("headrace::int8_linear", _fake_linear)
     for name in ("sa_step", "llsa_step"):
         torch.library.register_fake(f"headrace::{name}", _fake_step)
 
@@ -117,7 +118,7 @@ def _fake_step(q: torch.Tensor, *_: Any) -> torch.Tensor:
     return torch.empty_like(q)
 
 
-def _fake_int8_linear(x: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor, bias: Any) -> torch.Tensor:
+def _fake_linear(x: torch.Tensor, weight: torch.Tensor, *_: Any) -> torch.Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
