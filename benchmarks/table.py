@@ -167,6 +167,7 @@ def where(results: dict[str, Any], name: str) -> str:
     m, repeats = results["machine"], results["repeats"]
     script = name.split("_")[0]
     cpu = f"{m['cpu']}, {m['threads']} threads, {m['instruction_set']}"
+    cpu += f", OMP_WAIT_POLICY={m['omp_wait_policy']}" if "omp_wait_policy" in m else ""
     return (
         f"{m['gpu'] if name == 'gpu' else cpu}; torch {m['torch']}, Python {m['python']}; "
         f"medians of {repeats} interleaved runs; commit {m['commit']}; `python benchmarks/{script}.py`"
