@@ -5,7 +5,7 @@
     python benchmarks/live.py --only "one stream"   # one part, not stored
 
 A 12-layer base encoder with random weights and noise as audio: neither changes the time. Steps are timed one by one,
-the ways of a part in turn; medians. A real-time factor is time spent for each unit of audio. What 8-bit weights cost in
+ten of each way of a part in turn; medians. A real-time factor is time spent for each unit of audio. What 8-bit weights cost in
 accuracy needs a trained encoder: `python downstream/score_live.py FOLDER --data CORPUS --int8`.
 
 A tick is hundreds of short parallel pieces. As a live server should, this sets OMP_WAIT_POLICY=ACTIVE, so that threads
@@ -38,6 +38,7 @@ WINDOW_SECONDS = 5
 HOURS = 10
 MINUTES_OF_DRIFT, MOST_DRIFT = 5, 1e-5
 FRAME_SECONDS = 0.02
+IN_A_ROW = 10  # calls of one way before the next one's
 # mixer, hop, weights -> real-time factor of one stream, at most
 ONE_STREAM = {
     ("sa", 1, "fp32"): None,
@@ -66,14 +67,15 @@ def step_of(encoder: SpeechEncoder, hop: int, streams: int = 1) -> Callable[[], 
 
 
 def medians_of(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Seconds of a call, all ways in turn."""
+    """Seconds of a call, all ways in turn, each some calls in a row: a stream's ticks follow each other."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     with torch.no_grad():
-        for repeat in range(repeats + 3):
+        for _ in range(-(-repeats // IN_A_ROW)):
             for name, way in ways.items():
-                start = time.perf_counter()
-                way()
-                if repeat >= 3:  # the first ones fill caches
+                way()  # finds the caches as another way left them
+                for _ in range(IN_A_ROW):
+                    start = time.perf_counter()
+                    way()
                     times[name].append(time.perf_counter() - start)
     return {name: statistics.median(each) for name, each in times.items()}
 
