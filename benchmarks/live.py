@@ -5,8 +5,8 @@
     python benchmarks/live.py --only "one stream"   # one part, not stored
 
 A 12-layer base encoder with random weights and noise as audio: neither changes the time. Steps are timed one by one,
-ten of each way of a part in turn; medians. A real-time factor is time spent for each unit of audio. What 8-bit weights cost in
-accuracy needs a trained encoder: `python downstream/score_live.py FOLDER --data CORPUS --int8`.
+ten of each way of a part in turn; medians. A real-time factor is time spent for each unit of audio. What 8-bit weights
+cost in accuracy needs a trained encoder: `python downstream/score_live.py FOLDER --data CORPUS --int8`.
 
 A tick is hundreds of short parallel pieces. As a live server should, this sets OMP_WAIT_POLICY=ACTIVE, so that threads
 wait for the next piece awake; set the variable yourself to measure without.
