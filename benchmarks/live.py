@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What does running live cost: one stream, many streams, hours on end, and what would a user do instead?
 
-    python benchmarks/live.py                       # the tables; benchmarks/results/live_cpu.json; half an hour
+    python benchmarks/live.py                       # the tables; benchmarks/results/live_cpu.json; twenty minutes
     python benchmarks/live.py --only "one stream"   # one part, not stored
 
 A 12-layer base encoder with random weights and noise as audio: neither changes the time. Steps are timed one by one,
