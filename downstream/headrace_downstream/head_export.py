@@ -47,11 +47,12 @@ def head_config(states: dict[str, Any]) -> HeadConfig:
     args, expert = states["Args"], states["Config"]["downstream_expert"]
     model = expert["modelrc"]
     rnns = model.get(model["select"], {})
+    num_lstms = len(rnns.get("dim", []))  # other lists may be longer: s3prl reads as many of them as there are sizes
     refusals = {
         f"select {model['select']}": model["select"] != "RNNs",
         f"module {rnns.get('module')}": str(rnns.get("module")).upper() != "LSTM",
         "a bidirectional LSTM, which waits for the whole utterance": bool(rnns.get("bidirection")),
-        f"sample_rate {rnns.get('sample_rate')}": any(rate != 1 for rate in rnns.get("sample_rate", [])),
+        f"sample_rate {rnns.get('sample_rate')}": any(rate != 1 for rate in rnns.get("sample_rate", [])[:num_lstms]),
         f"features {args.upstream_feature_selection!r}": args.upstream_feature_selection != "hidden_states",
         f"layer {args.upstream_layer_selection}": args.upstream_layer_selection is not None,
     }
@@ -70,8 +71,8 @@ def head_config(states: dict[str, Any]) -> HeadConfig:
         normalize=bool(args.upstream_feature_normalize),
         project_dim=model["project_dim"],
         dims=list(rnns["dim"]),
-        layer_norms=[bool(wanted) for wanted in rnns["layer_norm"]],
-        projections=[bool(wanted) for wanted in rnns["proj"]],
+        layer_norms=[bool(wanted) for wanted in rnns["layer_norm"][:num_lstms]],
+        projections=[bool(wanted) for wanted in rnns["proj"][:num_lstms]],
         symbols=symbols,
         blank=SPECIAL.index("<s>"),
         end=SPECIAL.index("</s>"),

@@ -61,9 +61,13 @@ def trained_by_s3prl(encoder, expdir, normalize=False, **changes):
     return upstream, featurizer, downstream
 
 
-@pytest.mark.parametrize("normalize", [False, True], ids=["features as they are", "normalised features"])
-def test_live_text_is_that_of_s3prls_inference(encoder, tmp_path, normalize):
-    upstream, featurizer, downstream = trained_by_s3prl(encoder, tmp_path / "exp", normalize)
+@pytest.mark.parametrize(
+    ("normalize", "changes"),
+    [(False, {}), (True, {}), (False, {"dim": [24]})],
+    ids=["features as they are", "normalised features", "one LSTM with settings for two"],  # as in config_causal_tiny
+)
+def test_live_text_is_that_of_s3prls_inference(encoder, tmp_path, normalize, changes):
+    upstream, featurizer, downstream = trained_by_s3prl(encoder, tmp_path / "exp", normalize, **changes)
     checkpoint.save(encoder, tmp_path / "encoder")
     assert export_head.main([str(tmp_path / "exp"), str(tmp_path / "encoder")]) == 0
     head = load_head(tmp_path / "encoder")
