@@ -157,7 +157,7 @@ class Walk {
         Real means[kBackwardUnit];
         for (int64_t i = 0; i < unit.count; ++i) {
             const int64_t base = unit.first + keys_of(of_, unit, i, length).base;
-            const MatrixB<Real> values = scratch_.values.rows.from(base - window_.begin);
+            const MatrixB<Real> values = scratch_.values.from(base - window_.begin);
             ChannelGradient<Element> frame = at(i);
             frame.find_means(scratch_.query_sums + i * padded, ahead(i), values);
             means[i] = frame.gather(ahead(i), values, scratch_.value_sums + (base - sums_.begin) * padded,

@@ -107,7 +107,7 @@ void forward_channel_rows(const Forward& call, const Head<Element>& head, int64_
                     most[i] = score;
                 }
                 const Real weight = power_of(score - most[i]);
-                add_row(weight, scratch.values.rows.from(key - window.begin).data, sums, padded);
+                add_row(weight, scratch.values.from(key - window.begin).data, sums, padded);
                 total[i] += weight;
             }
             write_row(sums, row_of<Element>(call.y, item, head_number, b, frame - b * channels.hop),

@@ -46,9 +46,9 @@ class Head {
             return pack(row_at(view, window.begin, 0), view.strides.block, end - window.begin, 0, form, to);
         }
         for (int64_t s = window.begin; s < end; ++s) {
-            copy_row(row_at(view, s / reach_.hop, s % reach_.hop), to.copy, s - window.begin, Real(1));
+            copy_row(row_at(view, s / reach_.hop, s % reach_.hop), to.rows, s - window.begin, Real(1));
         }
-        if (form != Form::kRows) transpose(to.rows, end - window.begin, 0, to);
+        if (form != Form::kRows) transpose(to.from(0), end - window.begin, 0, to);
     }
 
     // The rows of a block that exist, final and provisional.
@@ -111,8 +111,8 @@ class Head {
     // sums[i] = sum_s weights[i, s - unit.first] (row of frame s).
     void times_rows(const Unit& unit, const Real* weights, int64_t stride, const Packed<Real>& keys,
                     Window window, Real* sums) const {
-        product<Real>({weights, stride, 1}, keys.rows.from(unit.first - window.begin), {sums, padded_},
-                      unit.count, padded_, unit.keys());
+        product<Real>({weights, stride, 1}, keys.from(unit.first - window.begin), {sums, padded_}, unit.count,
+                      padded_, unit.keys());
     }
 
     void add_bias(const Unit& unit, int64_t i, Real* scores) const {
@@ -144,8 +144,8 @@ class Head {
               Packed<Real>& to) const {
         MatrixB<Real> rows;
         if (form != Form::kColumns || !read_in_place(from, stride, &rows)) {
-            for (int64_t i = 0; i < count; ++i) copy_row(from + i * stride, to.copy, at + i, Real(1));
-            rows = to.rows.from(at);
+            for (int64_t i = 0; i < count; ++i) copy_row(from + i * stride, to.rows, at + i, Real(1));
+            rows = to.from(at);
         }
         if (form != Form::kRows) transpose(rows, count, at, to);
     }

@@ -66,16 +66,17 @@ void transpose_rows(MatrixB<Real> rows, int64_t count, int64_t padded_features, 
 // Keys or values of a window: as rows, side by side whatever their strides in the tensor, and transposed.
 template <typename Real>
 struct Packed {
-    MatrixB<Real> rows;  // [size, padded features]
-    Real* copy;          // what `rows` reads
-    Real* columns;       // [padded features, stride]
-    int64_t stride;
+    Real* rows;     // [size, padded features]
+    Real* columns;  // [padded features, stride]
+    int64_t padded_features, stride;
+
+    MatrixB<Real> from(int64_t row) const { return {rows + row * padded_features, padded_features}; }
 
     static Packed take(Arena& arena, int64_t size, int64_t padded_features) {
         Packed packed;
         packed.stride = round_up(size, kLanes<Real>) + kLanes<Real>;
-        packed.copy = arena.take<Real>(size * padded_features);
-        packed.rows = {packed.copy, padded_features};
+        packed.padded_features = padded_features;
+        packed.rows = arena.take<Real>(size * padded_features);
         packed.columns = arena.take<Real>(packed.stride * padded_features);
         return packed;
     }

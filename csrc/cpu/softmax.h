@@ -15,10 +15,10 @@ template <typename Real>
 struct Seen {
     int64_t first, end;
 
-    // x where its column counts, `otherwise` elsewhere; x holds the columns from c on. Most vectors count as
-    // a whole.
+    // Whether all columns of the vector from c on count, as those of most do.
     bool whole(int64_t c) const { return c >= first && c + kLanes<Real> <= end; }
 
+    // x where its column counts, `otherwise` elsewhere; x holds the columns from c on.
     Vec<Real> or_else(int64_t c, Vec<Real> x, Vec<Real> otherwise) const {
         if (whole(c)) return x;
         const Vec<Real> column = lane_numbers<Real>() + static_cast<Real>(c);

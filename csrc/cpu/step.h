@@ -60,7 +60,7 @@ class Tick {
         end_ = maximum(begin_, minimum(position_ + call_.key_rows, length_));
         pack(call_.key_ring, call_.k, scratch_.keys);
         pack(call_.value_ring, call_.v, scratch_.values);
-        transpose_rows<Real>(scratch_.keys.rows, end_ - begin_, padded_, scratch_.keys.columns,
+        transpose_rows<Real>(scratch_.keys.from(0), end_ - begin_, padded_, scratch_.keys.columns,
                              scratch_.keys.stride);
         for (int64_t i = 0; i < call_.query_rows; i += kStepUnit) {
             attend(i, minimum(kStepUnit, call_.query_rows - i));
@@ -88,7 +88,7 @@ class Tick {
     void pack(void* ring, const View<const void>& fresh, Packed<Real>& to) const {
         for (int64_t s = begin_; s < end_; ++s) {
             const Element* from = s < position_ ? ring_row(ring, s) : new_row(fresh, s - position_);
-            read_row(from, to.copy + (s - begin_) * padded_, call_.features, padded_, Real(1));
+            read_row(from, to.rows + (s - begin_) * padded_, call_.features, padded_, Real(1));
         }
     }
 
@@ -120,7 +120,7 @@ class Tick {
             Real most;
             totals[i] = powers(seen_by(first + i), keys, scratch_.scores + i * stride, &most);
         }
-        product<Real>({scratch_.scores, stride, 1}, scratch_.values.rows, {scratch_.sums, padded_}, count,
+        product<Real>({scratch_.scores, stride, 1}, scratch_.values.from(0), {scratch_.sums, padded_}, count,
                       padded_, keys);
         for (int64_t i = 0; i < count; ++i) {
             const int64_t frame = first_frame() + first + i;
