@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ from headrace_experiments import curve, description, machine
 from headrace_experiments.compare import chance, comparisons
 from headrace_experiments.corpora import Splits, describe_asr, describe_emotion, describe_manifest
 from headrace_experiments.experiment import Experiment, Row
+from headrace_experiments.plan import INFORMATION, information_stage
 from headrace_experiments.report_file import FORMAT, portable
 from headrace_experiments.trained import trained
 from headrace_pretraining.iterations import plan_path
@@ -94,7 +96,14 @@ def _pretraining(folder: RunFolder, experiment: Experiment, name: str, done: dic
         "seconds": stamp.seconds,
         "chance_bits": shape_of(one.configuration, one.overrides, CONFIGS).chance_bits,
         "curve": points,
+        "labels": [_labels(folder, name, number) for number in range(1, one.num_iterations + 1)],
     }
+
+
+def _labels(folder: RunFolder, name: str, iteration: int) -> dict[str, Any]:
+    """What the labels of an iteration tell of characters: see headrace_labels/information.py."""
+    found = json.loads((folder.stage(information_stage(name, iteration)) / INFORMATION).read_text(encoding="utf-8"))
+    return {key: found[key] for key in ("features", "num_clusters", "share", "chance", "frames", "utterances")}
 
 
 def _task(experiment: Experiment, name: str) -> dict[str, Any]:

@@ -46,6 +46,11 @@ class Pretraining:
         return self.config or self.read_plan().config
 
     @property
+    def num_iterations(self) -> int:
+        """Of a HuBERT; 0 for one run of fairseq-hydra-train."""
+        return len(self.read_plan().iterations) if self.plan else 0
+
+    @property
     def all_updates(self) -> int:
         """Of all its iterations."""
         return sum(one.updates for one in self.read_plan().iterations) if self.plan else self.updates

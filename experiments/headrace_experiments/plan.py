@@ -16,7 +16,7 @@ import yaml
 from headrace_downstream.files import write_whole
 from headrace_experiments.corpora import Splits, check_sessions, find_splits
 from headrace_experiments.experiment import CHECKOUT, Experiment, Pretraining, Row, Task
-from headrace_experiments.trained import trained
+from headrace_experiments.trained import labels_of, trained
 from headrace_pretraining.iterations import plan_path
 from headrace_pretraining.shape import CONFIGS
 from headrace_stages.hydra import hydra_value
@@ -27,6 +27,15 @@ S3PRL_SPLITS = {"train": "train", "dev-clean": "dev", "test-clean": "test"}
 """s3prl's names of the splits -> our roles; it keeps the best checkpoint of the split called dev-clean only."""
 FEATURE_CACHE = ("--feature-cache", "features")
 """Flags that keep a frozen encoder's features below a stage's folder: they save time, and change no result."""
+
+
+INFORMATION = "information.json"
+"""What labels tell of characters, in the folder of its stage."""
+
+
+def information_stage(name: str, iteration: int) -> str:
+    """The stage that measures an iteration's labels."""
+    return f"information-{name}-{iteration}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,8 @@ class Plan:
         """All stages, each after those that it needs."""
         stages = [self._corpora()] if any(self.speech.is_synthesised) else []
         stages += self._manifests()
-        stages += [self._pretraining(name, one) for name, one in self.experiment.pretraining.items()]
+        for name, one in self.experiment.pretraining.items():
+            stages += [self._pretraining(name, one), *self._information(name, one)]
         for name, row in self.experiment.rows.items():
             stages += [self._export(name, row)] if row.source else []
             stages += [self._downstream(task, name, row) for task in self.experiment.tasks]
@@ -191,6 +201,18 @@ class Plan:
             after=("manifest-pretraining",),
             progress="stages" if one.plan else "fairseq",
         )
+
+    def _information(self, name: str, one: Pretraining) -> list[Stage]:
+        """What the labels of each iteration tell of the ASR corpus's transcripts."""
+        speech, data = self.speech.asr / self.speech.splits.train, self.folder.stage("manifest-pretraining")
+        found = []
+        for number in range(1, one.num_iterations + 1):
+            labels = labels_of(self.folder, name, number)
+            flags = (str(data), "train", str(labels), str(speech), "--json", INFORMATION)
+            command = self._python("pretrain/labels/measure_labels.py", *flags)
+            stage, after = information_stage(name, number), (f"pretrain-{name}",)
+            found.append(self._stage(stage, "information", command, (INFORMATION,), after=after))
+        return found
 
     def _export(self, name: str, row: Row) -> Stage:
         if row.untrained:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from headrace_experiments.curve import BELOW_CHANCE_BITS, left_plateau
@@ -90,7 +91,9 @@ class Finding:
 def findings(report: dict[str, Any]) -> list[Finding]:
     """What each comparison says, in the order of the tasks."""
     titles = {row["name"]: row["title"] for row in report["rows"]}
-    return [_finding(comparison, titles) for comparison in report["comparisons"]]
+    found = [_finding(comparison, titles) for comparison in report["comparisons"]]
+    labels = {name: one.get("labels", []) for name, one in report["pretraining"].items()}
+    return found + [_iteration(name, *pair) for name, of in labels.items() for pair in pairwise(of)]
 
 
 def _finding(comparison: dict[str, Any], titles: dict[str, str]) -> Finding:
@@ -105,6 +108,24 @@ def _finding(comparison: dict[str, Any], titles: dict[str, str]) -> Finding:
     by = f"{name} {value:+.1f} points [{interval['low']:+.1f}, {interval['high']:+.1f}]"
     text = f"{TASK_TITLES[task]}: {titles[comparison['row']]} {words} {titles[comparison['other']]}: {by}"
     return Finding(text, comparison["verdict"] == "wins")
+
+
+def _iteration(name: str, before: dict[str, Any], after: dict[str, Any]) -> Finding:
+    """Whether an iteration's labels tell more of the characters than those before, also above what chance tells."""
+    is_more = all(tell(after) > tell(before) for tell in (lambda one: one["share"], _above_chance))
+    words = "tell more" if is_more else "are not shown to tell more"
+    both = "; then ".join(_told(one) for one in (before, after))
+    return Finding(f"labels of {name} {words} of the characters with the next iteration: {both}", is_more)
+
+
+def _above_chance(one: dict[str, Any]) -> float:
+    return one["share"] - one["chance"]
+
+
+def _told(one: dict[str, Any]) -> str:
+    """What an iteration's labels tell, in words."""
+    what = f"{one['num_clusters']} clusters of {one['features']}"
+    return f"{what} {100 * one['share']:.2f} % ({100 * one['chance']:.2f} % by chance)"
 
 
 def budget(report: dict[str, Any]) -> Finding:
@@ -172,6 +193,8 @@ def _learned(name: str, one: dict[str, Any]) -> str:
     }
     end = ", ".join(tell(last[key]) for key, tell in numbers.items() if key in last)
     said.append(f"{end} at update {last['updates']:.0f}")
+    if one.get("labels"):
+        said.append("its labels tell of the characters: " + "; ".join(_told(part) for part in one["labels"]))
     what = "training" if chance_bits is None else "contrastive training loss"
     return f"{what} of {name}: {'; '.join(said)}"
 

@@ -18,6 +18,11 @@ class Trained:
     log: Path
 
 
+def labels_of(folder: RunFolder, name: str, iteration: int) -> Path:
+    """The labels that an iteration of HuBERT ``name`` was trained on."""
+    return RunFolder(folder.stage(f"pretrain-{name}")).stage(f"labels-{iteration}")
+
+
 def trained(folder: RunFolder, name: str, one: Pretraining) -> Trained:
     """Of pretraining ``name`` in a run's folder."""
     home, log = folder.stage(f"pretrain-{name}"), folder.log(f"pretrain-{name}")

@@ -3,6 +3,9 @@
 
 No alignment is known: the characters of an utterance are spread evenly from its first loud frame to its last. That
 blurs, so the number is small; it does not look at the labels, so it is fair between two sets of them.
+
+More clusters tell more by chance alone, and clusters that know the speaker or the utterance tell which characters it
+has: the same number with each utterance's characters in another order says how much of it that is.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from headrace_labels.shards import Manifest
 
 QUIET_DB = 35.0  # below the loudest frame
 FRAME_SAMPLES = 400
+SHUFFLES = 5  # of each utterance's characters, for what is told by chance
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,12 @@ class Information:
     """Of labels about characters.
 
     share: I(character; label) / H(character), from 0 to 1 (the HuBERT paper's normalisation, section 4.5).
+    chance: the same with each utterance's characters in an order drawn at random, the mean of SHUFFLES.
     frames, utterances: that it was measured on. clusters: that occur.
     """
 
     share: float
+    chance: float
     frames: int
     utterances: int
     clusters: int
@@ -43,24 +49,31 @@ def measure(
     Raises:
         ValueError: no utterance has a transcript.
     """
-    codes, characters, utterances = [], [], 0
+    generator = np.random.default_rng(0)
+    codes, orders, utterances = [], [], 0
     for index, found in enumerate(labels):
         text = transcripts.get(Path(manifest.names[index]).stem, "").replace(" ", "")
         if not text or not len(found):
             continue
         samples = read_audio(manifest.audio(index), manifest.num_samples[index])
-        spoken = spread(text, *loud_seconds(samples), len(found), label_rate)
-        inside = spoken >= 0
+        points = np.array([ord(character) for character in text])
+        place = places(len(text), *loud_seconds(samples), len(found), label_rate)
+        inside = place >= 0
         codes.append(found[inside])
-        characters.append(spoken[inside])
+        drawn = [generator.permutation(points) for _ in range(SHUFFLES)]
+        orders.append(np.stack([order[place[inside]] for order in (points, *drawn)]))
         utterances += 1
     if not codes:
         raise ValueError("no utterance of the manifest has a transcript: give the corpus that its audio comes from.")
-    code, character = np.concatenate(codes), np.concatenate(characters)
+    code = np.concatenate(codes)
+    share, *shuffled = (_share(character, code) for character in np.concatenate(orders, axis=1))
+    return Information(share, float(np.mean(shuffled)), len(code), utterances, len(np.unique(code)))
+
+
+def _share(character: np.ndarray, code: np.ndarray) -> float:
     shares = np.bincount(character) / len(character)
     entropy = -float(np.sum(shares[shares > 0] * np.log(shares[shares > 0])))
-    share = float(mutual_info_score(character, code)) / entropy if entropy else 0.0
-    return Information(share, len(code), utterances, len(np.unique(code)))
+    return float(mutual_info_score(character, code)) / entropy if entropy else 0.0
 
 
 def loud_seconds(samples: np.ndarray) -> tuple[float, float]:
@@ -72,12 +85,11 @@ def loud_seconds(samples: np.ndarray) -> tuple[float, float]:
     return loud[0] * FRAME_SAMPLES / SAMPLE_RATE, (loud[-1] + 1) * FRAME_SAMPLES / SAMPLE_RATE
 
 
-def spread(text: str, begin: float, end: float, num_labels: int, label_rate: float) -> np.ndarray:
-    """The character [num_labels] (its code point) that each label's time falls on, -1 outside of begin .. end."""
+def places(num_characters: int, begin: float, end: float, num_labels: int, label_rate: float) -> np.ndarray:
+    """Which character [num_labels] each label's time falls on, spread over begin .. end; -1 outside."""
     time = (np.arange(num_labels) + 0.5) / label_rate
-    place = np.floor((time - begin) / max(end - begin, 1e-9) * len(text)).astype(int)
-    points = np.array([ord(character) for character in text])
-    return np.where((place >= 0) & (place < len(text)), points[place.clip(0, len(text) - 1)], -1)
+    place = np.floor((time - begin) / max(end - begin, 1e-9) * num_characters).astype(int)
+    return np.where((place >= 0) & (place < num_characters), place, -1)
 
 
 def read_transcripts(corpus: Path) -> dict[str, str]:

@@ -4,7 +4,8 @@
 
     python pretrain/labels/measure_labels.py TSV_DIR SPLIT LAB_DIR CORPUS [--json FILE]
 
-CORPUS is the one that the manifest's audio comes from, in LibriSpeech layout. 0: nothing; 1: every character.
+CORPUS is the one that the manifest's audio comes from, in LibriSpeech layout. 0: nothing; 1: every character. By
+chance: the same with each utterance's characters in another order; more clusters tell more so.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def main(options: argparse.Namespace) -> None:
         raise ValueError(f"{note_of(labels)} is not there: join the parts with pretrain/labels/join_km_label.py.")
     found = measure(manifest, read_labels(labels), note.label_rate, read_transcripts(options.corpus))
     told = f"{note.num_clusters} clusters of {note.features} tell {found.share:.4f} of the characters' entropy"
-    print(f"{labels}: {told} ({found.frames} frames of {found.utterances} utterances)")
+    by_chance = f"{found.chance:.4f} by chance"
+    print(f"{labels}: {told}, {by_chance} ({found.frames} frames of {found.utterances} utterances)")
     if options.json:
         options.json.write_text(json.dumps(asdict(note) | asdict(found), indent=1) + "\n", encoding="utf-8")
 

@@ -165,6 +165,15 @@ def test_expected_seconds_are_in_proportion_to_those_that_were_measured(name):
     assert len(shares) >= 3 and max(shares) < 2 * min(shares)
 
 
+def test_the_labels_of_each_iteration_are_measured_on_the_corpus_that_has_transcripts(tmp_path):
+    _, stages = stages_of("an4_emodb_hubert", tmp_path)
+    measured = {name for name in stages if name.startswith("information-")}
+    assert measured == {f"information-hubert_{mixer}-{number}" for mixer in ("full", "llsa") for number in (1, 2)}
+    command = stages["information-hubert_llsa-2"].command
+    assert Path(command[4]) == tmp_path / "run/stages/pretrain-hubert_llsa/stages/labels-2"
+    assert Path(command[5]) == tmp_path / "asr/train"
+
+
 def test_the_untrained_twin_does_not_wait_for_the_pretraining(tmp_path):
     _, stages = stages_of("demo", tmp_path)
     assert "pretrain-llsa" not in needed_for(stages.values(), "asr-untrained")

@@ -225,6 +225,30 @@ def test_the_curve_is_told_in_one_line(report, losses, when):
     assert f"- contrastive training loss of llsa: {told}\n" in text
 
 
+@pytest.mark.parametrize(
+    ("second", "is_win"),
+    [
+        ({"share": 0.10, "chance": 0.04}, True),
+        ({"share": 0.06, "chance": 0.01}, False),
+        ({"share": 0.10, "chance": 0.06}, False),
+    ],
+    ids=["more", "less", "more by chance alone"],
+)
+def test_what_the_labels_of_two_iterations_tell_is_said(report, second, is_win):
+    first = {"features": "MFCC", "num_clusters": 100, "share": 0.07, "chance": 0.02, "frames": 9, "utterances": 1}
+    labels = [first, first | {"features": "layer 3", "num_clusters": 500} | second]
+    one = report["pretraining"]["llsa"] | {"labels": labels}
+    found = findings(report | {"pretraining": {"llsa": one}})[-1]
+    words = "tell more" if is_win else "are not shown to tell more"
+    told = f"500 clusters of layer 3 {100 * second['share']:.2f} % ({100 * second['chance']:.2f} % by chance)"
+    assert found.is_win is is_win
+    assert found.text == (
+        f"labels of llsa {words} of the characters with the next iteration: "
+        f"100 clusters of MFCC 7.00 % (2.00 % by chance); then {told}"
+    )
+    assert f"100 clusters of MFCC 7.00 % (2.00 % by chance); {told}" in page(report | {"pretraining": {"llsa": one}})
+
+
 def test_a_pretraining_without_a_curve_is_told(report):
     one = report["pretraining"]["llsa"] | {"curve": []}
     assert "- pretraining llsa: no training curve" in for_markdown(report | {"pretraining": {"llsa": one}})
