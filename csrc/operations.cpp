@@ -37,8 +37,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(headrace, m) {
     m.def("int8_linear(Tensor x, Tensor weight, Tensor scales, Tensor? bias) -> Tensor");
     m.def(
         "llsa_step(Tensor q, Tensor k, Tensor v, Tensor(a!) key_ring, Tensor(b!) value_ring, "
-        "Tensor(c!) positions, Tensor slots, Tensor? lengths, int look_ahead, int look_back, int hop, "
-        "bool per_block) -> Tensor");
+        "Tensor(c!) positions, Tensor slots, Tensor? lengths, Tensor? bias, int look_ahead, int look_back, "
+        "int hop, bool per_block) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(headrace, CPU, m) {

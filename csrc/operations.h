@@ -9,6 +9,9 @@
 
 namespace headrace {
 
+// bias is of the compute type: [H, offsets], for llsa also [N, H, P, rows of q, offsets]; of llsa_step [N, H,
+// rows of q, offsets].
+//
 // log_sums [N, H, T] or [N, H, P, rows of q] is the log of the softmax's denominator, fp32 (fp64 for fp64).
 using WithLogSums = std::tuple<Tensor, Tensor>;
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // of q, k, v and bias
@@ -30,7 +33,7 @@ template <typename Device>
 Tensor sa_step(const Tensor& q, const Tensor& k, const Tensor& v, Tensor key_ring, Tensor value_ring,
                Tensor positions, const Tensor& slots, const OptionalTensor& lengths, int64_t look_ahead,
                int64_t look_back) {
-    return Device::step(q, k, v, key_ring, value_ring, positions, slots, lengths,
+    return Device::step(q, k, v, key_ring, value_ring, positions, slots, lengths, OptionalTensor{},
                         Reach::band(look_ahead, look_back));
 }
 
@@ -52,9 +55,10 @@ Gradients llsa_backward(const Tensor& grad_y, const Tensor& q, const Tensor& k, 
 
 template <typename Device>
 Tensor llsa_step(const Tensor& q, const Tensor& k, const Tensor& v, Tensor key_ring, Tensor value_ring,
-                 Tensor positions, const Tensor& slots, const OptionalTensor& lengths, int64_t look_ahead,
-                 int64_t look_back, int64_t hop, bool per_block) {
-    return Device::step(q, k, v, key_ring, value_ring, positions, slots, lengths,
+                 Tensor positions, const Tensor& slots, const OptionalTensor& lengths,
+                 const OptionalTensor& bias, int64_t look_ahead, int64_t look_back, int64_t hop,
+                 bool per_block) {
+    return Device::step(q, k, v, key_ring, value_ring, positions, slots, lengths, bias,
                         Reach::of_blocks(look_ahead, look_back, hop, per_block));
 }
 

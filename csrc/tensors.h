@@ -22,6 +22,10 @@ inline Tensor with_unit_stride(const Tensor& x) {
     return x.stride(x.dim() - 1) == 1 || x.size(x.dim() - 1) == 1 ? x : torch::stable::contiguous(x);
 }
 
+inline OptionalTensor with_unit_stride(const OptionalTensor& x) {
+    return x.has_value() ? OptionalTensor(with_unit_stride(*x)) : x;
+}
+
 inline Element element_of(const Tensor& x) {
     switch (x.scalar_type()) {
         case ScalarType::Float:
@@ -55,6 +59,17 @@ inline View<void> writing(const Tensor& x) {
     return {x.mutable_data_ptr(), strides_of(x)};
 }
 
+// A bias for each query has the axes of q before its offsets; one that queries share is [heads, offsets].
+inline bool is_of_queries(const OptionalTensor& bias) {
+    return bias.has_value() && bias->dim() == 5;
+}
+
+inline View<const void> bias_of(const OptionalTensor& bias) {
+    if (!bias.has_value()) return {};
+    return is_of_queries(bias) ? reading(*bias)
+                               : View<const void>{bias->const_data_ptr(), {0, bias->stride(0), 0, 0}};
+}
+
 inline Attention attention_of(const Tensor& q, const Tensor& k, const Tensor& v,
                               const OptionalTensor& lengths, const OptionalTensor& bias, const Reach& reach) {
     Attention of{};
@@ -66,7 +81,7 @@ inline Attention attention_of(const Tensor& q, const Tensor& k, const Tensor& v,
     of.reach = reach;
     of.element = element_of(q);
     of.lengths = lengths.has_value() ? static_cast<const int64_t*>(lengths->const_data_ptr()) : nullptr;
-    of.bias = bias.has_value() ? bias->const_data_ptr() : nullptr;
+    of.bias = bias_of(bias);
     of.q = reading(q);
     of.k = reading(k);
     of.v = reading(v);
@@ -84,8 +99,11 @@ inline Attention attention_of_frames(const Tensor& q, const Tensor& k, const Ten
 
 inline Step step_of(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,
                     const Tensor& key_ring, const Tensor& value_ring, const Tensor& positions,
-                    const Tensor& slots, const OptionalTensor& lengths, const Reach& reach) {
+                    const Tensor& slots, const OptionalTensor& lengths, const OptionalTensor& bias,
+                    const Reach& reach) {
     const auto rows_of = [](const Tensor& x) { return Strides{x.stride(0), x.stride(1), 0, x.stride(2)}; };
+    View<const void> row_bias{};
+    if (bias.has_value()) row_bias = {bias->const_data_ptr(), rows_of(*bias)};
     return Step{q.size(0),
                 q.size(1),
                 q.size(2),
@@ -102,7 +120,8 @@ inline Step step_of(const Tensor& q, const Tensor& k, const Tensor& v, const Ten
                 value_ring.mutable_data_ptr(),
                 key_ring.size(2),
                 static_cast<const int64_t*>(positions.const_data_ptr()),
-                static_cast<const int64_t*>(slots.const_data_ptr())};
+                static_cast<const int64_t*>(slots.const_data_ptr()),
+                row_bias};
 }
 
 // [N, H, P, rows of q] (a band: [N, H, T]).

@@ -54,20 +54,24 @@ class Problem:
         if self.is_first_layer:
             shapes[:3] = [(case["items"], HEADS, frames, case["D"])] * 3
         self.inputs = [_tensor(s, self.dtype, case["memory"], device) for s in shapes]
-        edge = max(frames - 1, 0) if case["lengths"] == "on the edge" else None
+        edge = {"on the edge": max(frames - 1, 0), "nothing": 0}.get(case["lengths"])
         draw = torch.randint(0, frames + 1, (case["items"],)) if edge is None else torch.full((case["items"],), edge)
         self.lengths = None if case["lengths"] == "whole" else draw.to(device)
         self.bias = None
         if case["bias"] and back is not None:
             lowest, highest = self.reach.offsets()
-            self.bias = torch.randn(HEADS, highest - lowest + 1).to(device)
+            self.bias = torch.randn(HEADS, highest - lowest + 1).to(device, _computed_in(self.dtype))
+            if case["bias"] == "of queries":
+                dtype = self.dtype if case["bias dtype"] == "of q" else _computed_in(self.dtype)
+                self.bias = _tensor((*queries[:-1], highest - lowest + 1), dtype, case["bias memory"], device)
 
     def run(self, call: Callable[..., torch.Tensor], dtype: torch.dtype | None = None) -> Results:
         """What ``call`` gives, on inputs that were converted to ``dtype``."""
         *qkv, grad = [x.to(dtype or x.dtype) for x in self.inputs]
         leaves = [x.detach().requires_grad_() for x in qkv]
         if self.bias is not None:
-            leaves.append(self.bias.to(torch.promote_types(dtype or self.dtype, torch.float32)).requires_grad_())
+            bias = self.bias if dtype is None else self.bias.to(_computed_in(dtype))
+            leaves.append(bias.detach().requires_grad_())
         y = call(*leaves[:3], self.reach, self.lengths, leaves[3] if self.bias is not None else None)
         if not y.requires_grad:  # the literal definition of nothing has no graph
             return [y.double(), *(torch.zeros_like(x).double() for x in leaves)]
@@ -108,8 +112,12 @@ def _resolve(case: dict[str, Any]) -> tuple[int, int, int | None]:
     return frames, ahead, frames + 5 if back == "T+5" else back
 
 
+def _computed_in(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
 def _tensor(shape: tuple[int, ...], dtype: torch.dtype, memory: str, device: str) -> torch.Tensor:
-    """Random numbers [N, H, ..., D]; unit stride in D, whatever else."""
+    """Random numbers [N, H, ..., D]; unit stride in D, whatever else, but for "numbers apart"."""
 
     def random(*sizes: int) -> torch.Tensor:
         return torch.randn(sizes).to(device, dtype)
@@ -118,6 +126,8 @@ def _tensor(shape: tuple[int, ...], dtype: torch.dtype, memory: str, device: str
         return random(shape[0], *shape[2:-1], shape[1], shape[-1]).movedim(-2, 1)
     if memory == "every other":
         return random(*shape[:2], 2 * shape[2], *shape[3:])[:, :, ::2]
+    if memory == "numbers apart":
+        return random(*shape[:-1], 2 * shape[-1])[..., ::2]
     if memory == "expanded":
         return random(1, 1, *shape[2:]).expand(shape)
     return random(*shape)

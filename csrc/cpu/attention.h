@@ -49,7 +49,8 @@ struct Attention {
     Reach reach;
     Element element;
     const int64_t* lengths;  // frames of each item, clamped here; null: all
-    const void* bias;        // [heads, reach.num_offsets()] of the compute type; null: none
+    View<const void> bias;   // [items, heads, blocks, query_rows, reach.num_offsets()] of the compute type,
+                             // with strides of 0 where it is the same; null: none
     View<const void> q, k, v;
     ChannelRows channels;  // of y, its gradient and log_sums, where they have more rows than q
 
@@ -83,7 +84,10 @@ struct Backward {
     View<void> grad_q, grad_k, grad_v;
     Segments segments;
     void* borders;  // [items, heads, segments - 1, side, key or value, before + after, features], zeroed
-    void* grad_bias_parts;  // [items, heads, segments, num_offsets], zeroed; null: none
+    // Where rows add their dS, zeroed, of the compute type: the gradient of a bias for each query, or a part
+    // for each segment, [items, heads, segments, num_offsets], of one that queries share. Null: none.
+    View<void> bias_sums;
+    int64_t bias_segment;  // elements from a segment's part to the next
 };
 
 // One tick of live running. A stream's ring holds the final keys and values of its last `ring_frames` frames,
@@ -101,6 +105,8 @@ struct Step {
     int64_t ring_frames;
     const int64_t* positions;  // [slots]
     const int64_t* slots;      // [streams], each once
+    // [streams, heads, query_rows, reach.num_offsets()] of the compute type; null: none
+    View<const void> bias;
 };
 
 // y = x W^T + bias (few_rows.h).

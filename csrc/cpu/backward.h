@@ -59,12 +59,7 @@ class Walk {
           head_number_(head),
           segment_(segment),
           head_(call.of, item, head),
-          scratch_(scratch) {
-        if (call.grad_bias_parts != nullptr) {
-            grad_bias_ = static_cast<Real*>(call.grad_bias_parts) +
-                         ((item * of_.heads + head) * call.segments.count + segment) * reach_.num_offsets();
-        }
-    }
+          scratch_(scratch) {}
 
     void run() {
         const int64_t tile = blocks_of_tile(reach_);
@@ -199,10 +194,11 @@ class Walk {
     }
 
     void add_to_bias(const Unit& unit, int64_t i, const Real* products) {
-        if (grad_bias_ == nullptr) return;
-        Real* grad = grad_bias_ - (unit.frame + i) - reach_.lowest_offset();
-        const int64_t first = first_of(reach_, unit, i), end = end_of(reach_, unit, i, head_.length());
-        for (int64_t s = first; s < end; ++s) grad[s] += products[s - unit.first];
+        if (call_.bias_sums.data == nullptr) return;
+        Real* sums = head_.template unit_row<Real>(call_.bias_sums, unit, i) + segment_ * call_.bias_segment +
+                     head_.first_offset(unit, i);
+        const Seen<Real> seen = head_.seen_by(unit, i);
+        for (int64_t c = seen.first; c < seen.end; ++c) sums[c - seen.first] += products[c];
     }
 
     // sums of frame s += weights[i, s] rows[i], over the rows i of the unit.
@@ -300,7 +296,6 @@ class Walk {
     BackwardScratch<Real>& scratch_;
     Window window_{0, 0};  // frames whose keys and values are packed
     Window sums_{0, 0};    // frames whose sums are kept
-    Real* grad_bias_ = nullptr;
 };
 
 template <typename Element>

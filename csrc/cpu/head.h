@@ -27,9 +27,7 @@ class Head {
           length_(of.length(item)),
           features_(of.features),
           padded_(round_up(of.features, lanes)),
-          scale_(static_cast<Real>(1 / sqrt(static_cast<double>(of.features)))) {
-        if (of.bias != nullptr) bias_ = static_cast<const Real*>(of.bias) + head * reach_.num_offsets();
-    }
+          scale_(static_cast<Real>(1 / sqrt(static_cast<double>(of.features)))) {}
 
     int64_t length() const { return length_; }
     int64_t padded() const { return padded_; }
@@ -76,9 +74,7 @@ class Head {
 
     // The rows of a unit times a factor, in `copy`.
     MatrixB<Real> pack_unit(const View<const void>& view, const Unit& unit, Real* copy, Real factor) const {
-        for (int64_t i = 0; i < unit.count; ++i) {
-            copy_row(unit_row<const Element>(view, unit, i), copy, i, factor);
-        }
+        for (int64_t i = 0; i < unit.count; ++i) copy_row(unit_row<Element>(view, unit, i), copy, i, factor);
         return {copy, padded_};
     }
 
@@ -86,14 +82,15 @@ class Head {
     MatrixB<Real> pack_unit(const View<const void>& view, const Unit& unit, Real* copy) const {
         const int64_t stride = reach_.is_band ? view.strides.block : view.strides.row;
         MatrixB<Real> rows;
-        if (read_in_place(unit_row<const Element>(view, unit, 0), stride, &rows)) return rows;
+        if (read_in_place(unit_row<Element>(view, unit, 0), stride, &rows)) return rows;
         return pack_unit(view, unit, copy, Real(1));
     }
 
+    // Row i of a unit in a tensor of Data.
     template <typename Data, typename AnyView>
-    Data* unit_row(const AnyView& view, const Unit& unit, int64_t i) const {
-        return reach_.is_band ? row_of<Element>(view, item_, head_, unit.block + i, 0)
-                              : row_of<Element>(view, item_, head_, unit.block, unit.row + i);
+    auto unit_row(const AnyView& view, const Unit& unit, int64_t i) const {
+        return reach_.is_band ? row_of<Data>(view, item_, head_, unit.block + i, 0)
+                              : row_of<Data>(view, item_, head_, unit.block, unit.row + i);
     }
 
     // Where row i of a unit stands in a contiguous [items, heads, blocks, query_rows].
@@ -116,10 +113,20 @@ class Head {
     }
 
     void add_bias(const Unit& unit, int64_t i, Real* scores) const {
-        if (bias_ == nullptr) return;
-        const int64_t first = first_of(reach_, unit, i), end = end_of(reach_, unit, i, length_);
-        const Real* bias = bias_ - (unit.frame + i) - reach_.lowest_offset();
-        for (int64_t s = first; s < end; ++s) scores[s - unit.first] += static_cast<Real>(kLog2E) * bias[s];
+        if (of_.bias.data == nullptr) return;
+        const Seen<Real> seen = seen_by(unit, i);
+        HEADRACE_ISA::add_bias(unit_row<Real>(of_.bias, unit, i) + first_offset(unit, i), seen.first,
+                               seen.end, scores);
+    }
+
+    // The columns of a unit that its row i sees.
+    Seen<Real> seen_by(const Unit& unit, int64_t i) const {
+        return {first_of(reach_, unit, i) - unit.first, end_of(reach_, unit, i, length_) - unit.first};
+    }
+
+    // The entry of the relative bias that goes to the first frame which row i of a unit sees.
+    int64_t first_offset(const Unit& unit, int64_t i) const {
+        return first_of(reach_, unit, i) - (unit.frame + i) - reach_.lowest_offset();
     }
 
     // Scores of row i -> powers, see softmax.h.
@@ -168,15 +175,10 @@ class Head {
         return false;
     }
 
-    Seen<Real> seen_by(const Unit& unit, int64_t i) const {
-        return {first_of(reach_, unit, i) - unit.first, end_of(reach_, unit, i, length_) - unit.first};
-    }
-
     const Attention& of_;
     const Reach& reach_;
     int64_t item_, head_, length_, features_, padded_;
     Real scale_;
-    const Real* bias_ = nullptr;
 };
 
 }  // namespace

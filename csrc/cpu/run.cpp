@@ -48,7 +48,8 @@ void add_parts(const Real* parts, Real* sums, const Attention& of, int64_t segme
 }
 
 // [items, heads, segments, offsets] -> [heads, offsets], in one order whatever the number of threads.
-Tensor add_up(const Tensor& parts, const Attention& of, int64_t segments, int64_t offsets) {
+Tensor add_up(const Tensor& parts, const Attention& of) {
+    const int64_t segments = parts.size(2), offsets = parts.size(3);
     Tensor sums = torch::stable::new_zeros(parts, {of.heads, offsets});
     if (parts.numel() == 0) return sums;
     if (parts.scalar_type() == ScalarType::Double) {
@@ -69,25 +70,33 @@ void compute(const Forward& call) {
     });
 }
 
+// Where rows add their dS, see Backward.
+Tensor zeroed_bias_sums(const Backward& call, const Tensor& q, const OptionalTensor& bias) {
+    if (is_of_queries(bias)) return torch::stable::new_zeros(q, bias->sizes(), compute_type(q));
+    const int64_t offsets = bias.has_value() ? call.of.reach.num_offsets() : 0;
+    return torch::stable::new_zeros(q, {call.of.items, call.of.heads, call.segments.count, offsets},
+                                    compute_type(q));
+}
+
 // Gradients of q, k and v with their strides, and of the bias.
 std::tuple<Tensor, Tensor, Tensor, Tensor> gradients(Backward call, const Tensor& q, const Tensor& k,
-                                                     const Tensor& v) {
+                                                     const Tensor& v, const OptionalTensor& bias) {
     Tensor grad_q = torch::stable::empty_like(q), grad_k = torch::stable::empty_like(k);
     Tensor grad_v = torch::stable::empty_like(v);
-    const ScalarType type = compute_type(q);
-    const int64_t offsets = call.of.bias != nullptr ? call.of.reach.num_offsets() : 0;
     call.grad_q = writing(grad_q);
     call.grad_k = writing(grad_k);
     call.grad_v = writing(grad_v);
     call.segments = segments_of(call.of);
     const int64_t heads = call.of.items * call.of.heads, borders = call.segments.count - 1;
     Tensor border_sums = torch::stable::new_zeros(
-        q, {heads, borders, 4, call.segments.before + call.segments.after, call.of.features}, type);
-    Tensor bias_parts =
-        torch::stable::new_zeros(q, {call.of.items, call.of.heads, call.segments.count, offsets}, type);
+        q, {heads, borders, 4, call.segments.before + call.segments.after, call.of.features},
+        compute_type(q));
+    Tensor bias_sums = zeroed_bias_sums(call, q, bias);
+    const bool of_queries = is_of_queries(bias);
     if (grad_q.numel() > 0) {
         call.borders = border_sums.mutable_data_ptr();
-        call.grad_bias_parts = offsets > 0 ? bias_parts.mutable_data_ptr() : nullptr;
+        if (bias.has_value()) call.bias_sums = writing(bias_sums);
+        if (!of_queries) std::swap(call.bias_sums.strides.block, call.bias_segment);
         const Kernels& run = kernels();
         torch::stable::parallel_for(0, heads * call.segments.count, 1, [&](int64_t first, int64_t end) {
             const auto scratch = allocate(run.backward_scratch_bytes(call));
@@ -96,20 +105,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> gradients(Backward call, const Tensor
         torch::stable::parallel_for(0, heads * borders, 1,
                                     [&](int64_t first, int64_t end) { run.add_borders(call, first, end); });
     }
-    return {grad_q, grad_k, grad_v, add_up(bias_parts, call.of, call.segments.count, offsets)};
+    return {grad_q, grad_k, grad_v, of_queries ? bias_sums : add_up(bias_sums, call.of)};
 }
 
 // What is read; `gradients` fills in what is written.
 Backward backward_of(const Attention& of, const Tensor& grad_y, const Tensor& log_sums) {
-    return Backward{of, reading(grad_y), log_sums.const_data_ptr(), {}, {}, {}, {}, nullptr, nullptr};
+    return Backward{of, reading(grad_y), log_sums.const_data_ptr(), {}, {}, {}, {}, nullptr, {}, 0};
 }
 
 }  // namespace
 
 std::tuple<Tensor, Tensor> Cpu::forward(const Tensor& q_given, const Tensor& k_given, const Tensor& v_given,
-                                        const OptionalTensor& lengths, const OptionalTensor& bias,
+                                        const OptionalTensor& lengths, const OptionalTensor& bias_given,
                                         const Reach& reach) {
     const Tensor q = with_unit_stride(q_given), k = with_unit_stride(k_given), v = with_unit_stride(v_given);
+    const OptionalTensor bias = with_unit_stride(bias_given);
     Tensor y = torch::stable::empty_like(q);
     Tensor log_sums = empty_log_sums(q);
     if (y.numel() > 0) {
@@ -122,10 +132,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> Cpu::backward(const Tensor& grad_y, c
                                                          const Tensor& k_given, const Tensor& v_given,
                                                          const Tensor& /*y*/, const Tensor& log_sums,
                                                          const OptionalTensor& lengths,
-                                                         const OptionalTensor& bias, const Reach& reach) {
+                                                         const OptionalTensor& bias_given,
+                                                         const Reach& reach) {
     const Tensor q = with_unit_stride(q_given), k = with_unit_stride(k_given), v = with_unit_stride(v_given);
+    const OptionalTensor bias = with_unit_stride(bias_given);
     const Tensor grad = with_unit_stride(grad_y);
-    return gradients(backward_of(attention_of(q, k, v, lengths, bias, reach), grad, log_sums), q, k, v);
+    return gradients(backward_of(attention_of(q, k, v, lengths, bias, reach), grad, log_sums), q, k, v, bias);
 }
 
 std::tuple<Tensor, Tensor> Cpu::first_layer(const Tensor& q_given, const Tensor& k_given,
@@ -152,15 +164,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> Cpu::first_layer_backward(
     const Tensor q = with_unit_stride(q_given), k = with_unit_stride(k_given), v = with_unit_stride(v_given);
     const Tensor grad = with_unit_stride(grad_y);
     const Attention of = attention_of_frames(q, k, v, lengths, bias, look_ahead, look_back, hop);
-    return gradients(backward_of(of, grad, log_sums), q, k, v);
+    return gradients(backward_of(of, grad, log_sums), q, k, v, bias);
 }
 
 Tensor Cpu::step(const Tensor& q_given, const Tensor& k_given, const Tensor& v_given, const Tensor& key_ring,
                  const Tensor& value_ring, const Tensor& positions, const Tensor& slots,
-                 const OptionalTensor& lengths, const Reach& reach) {
+                 const OptionalTensor& lengths, const OptionalTensor& bias_given, const Reach& reach) {
     const Tensor q = with_unit_stride(q_given), k = with_unit_stride(k_given), v = with_unit_stride(v_given);
+    const OptionalTensor bias = with_unit_stride(bias_given);
     Tensor y = torch::stable::empty_like(q);
-    const Step call = step_of(q, k, v, y, key_ring, value_ring, positions, slots, lengths, reach);
+    const Step call = step_of(q, k, v, y, key_ring, value_ring, positions, slots, lengths, bias, reach);
     const Kernels& run = kernels();
     torch::stable::parallel_for(0, call.streams * call.heads, 1, [&](int64_t first, int64_t end) {
         const auto scratch = allocate(run.step_scratch_bytes(call));

@@ -42,7 +42,7 @@ struct Cpu {
     // Changes rings and positions in place.
     static Tensor step(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& key_ring,
                        const Tensor& value_ring, const Tensor& positions, const Tensor& slots,
-                       const OptionalTensor& lengths, const Reach& reach);
+                       const OptionalTensor& lengths, const OptionalTensor& bias, const Reach& reach);
 };
 
 }  // namespace headrace

@@ -39,6 +39,12 @@ Vec<Real> nothing_seen() {
     return splat<Real>(static_cast<Real>(-3e38));
 }
 
+// The columns [first, end) of a row of scores += log2(e) bias.
+template <typename Real>
+void add_bias(const Real* bias, int64_t first, int64_t end, Real* scores) {
+    for (int64_t c = first; c < end; ++c) scores[c] += static_cast<Real>(kLog2E) * bias[c - first];
+}
+
 // Scores -> 2^(score - largest) on the columns that are seen, 0 elsewhere; returns their sum and the largest.
 template <typename Real>
 Real powers(Seen<Real> seen, int64_t columns, Real* scores, Real* most) {

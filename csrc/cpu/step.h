@@ -106,6 +106,12 @@ class Tick {
         return {maximum(first, begin_) - begin_, minimum(end, end_) - begin_};
     }
 
+    void add_bias_of(int64_t i, const Seen<Real>& seen, Real* scores) const {
+        if (call_.bias.data == nullptr) return;
+        const int64_t first_offset = begin_ + seen.first - (first_frame() + i) - call_.reach.lowest_offset();
+        add_bias(row_of<Real>(call_.bias, stream_, head_, 0, i) + first_offset, seen.first, seen.end, scores);
+    }
+
     void attend(int64_t first, int64_t count) {
         const int64_t keys = end_ - begin_, stride = scratch_.stride;
         const Real scale = static_cast<Real>(kLog2E / sqrt(static_cast<double>(call_.features)));
@@ -118,7 +124,10 @@ class Tick {
         Real totals[kStepUnit];
         for (int64_t i = 0; i < count; ++i) {
             Real most;
-            totals[i] = powers(seen_by(first + i), keys, scratch_.scores + i * stride, &most);
+            Real* scores = scratch_.scores + i * stride;
+            const Seen<Real> seen = seen_by(first + i);
+            add_bias_of(first + i, seen, scores);
+            totals[i] = powers(seen, keys, scores, &most);
         }
         product<Real>({scratch_.scores, stride, 1}, scratch_.values.from(0), {scratch_.sums, padded_}, count,
                       padded_, keys);

@@ -65,7 +65,7 @@ struct Plan {
         plan.lowest_offset = static_cast<int>(of.reach.lowest_offset());
         plan.num_offsets = of.reach.num_offsets();
         plan.lengths = of.lengths;
-        plan.bias = static_cast<const float*>(of.bias);
+        plan.bias = static_cast<const float*>(of.bias.data);
         plan.by_hop = Divisor::of(plan.reach.hop);
         plan.by_rows = Divisor::of(plan.reach.rows);
         plan.by_query_rows = Divisor::of(plan.query_rows);

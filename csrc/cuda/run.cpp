@@ -36,6 +36,11 @@ void check_counts(const Attention& of) {
                     of.reach.rows, ".");
 }
 
+void check_bias(bool is_shared) {
+    STD_TORCH_CHECK(is_shared,
+                    "headrace: a bias for each query has no kernels on a GPU; the torch path takes it.");
+}
+
 template <typename Call>
 using Launcher = int (*)(const Call*, void*);
 
@@ -61,6 +66,7 @@ struct Cuda {
         const DeviceGuard guard(q_given.get_device_index());
         const Tensor q = with_unit_stride(q_given), k = with_unit_stride(k_given),
                      v = with_unit_stride(v_given);
+        check_bias(!is_of_queries(bias));
         Tensor y = torch::stable::empty_like(q);
         Tensor log_sums = empty_log_sums(q);
         if (y.numel() == 0) return {y, log_sums};
@@ -81,6 +87,7 @@ struct Cuda {
         const Tensor q = with_unit_stride(q_given), k = with_unit_stride(k_given),
                      v = with_unit_stride(v_given);
         const Tensor grad_y = with_unit_stride(grad_y_given), y = with_unit_stride(y_given);
+        check_bias(!is_of_queries(bias));
         Tensor grad_q = torch::stable::empty_like(q), grad_k = torch::stable::empty_like(k);
         Tensor grad_v = torch::stable::empty_like(v);
         cuda::Backward call{attention_of(q, k, v, lengths, bias, reach),
@@ -113,12 +120,14 @@ struct Cuda {
 
     static Tensor step(const Tensor& q_given, const Tensor& k_given, const Tensor& v_given,
                        const Tensor& key_ring, const Tensor& value_ring, const Tensor& positions,
-                       const Tensor& slots, const OptionalTensor& lengths, const Reach& reach) {
+                       const Tensor& slots, const OptionalTensor& lengths, const OptionalTensor& bias,
+                       const Reach& reach) {
         const DeviceGuard guard(q_given.get_device_index());
         const Tensor q = with_unit_stride(q_given), k = with_unit_stride(k_given),
                      v = with_unit_stride(v_given);
+        check_bias(!bias.has_value());
         Tensor y = torch::stable::empty_like(q);
-        const Step call = step_of(q, k, v, y, key_ring, value_ring, positions, slots, lengths, reach);
+        const Step call = step_of(q, k, v, y, key_ring, value_ring, positions, slots, lengths, bias, reach);
         void* stream = current_stream(q);
         const auto launch =
             of_type<Step>(q, headrace_cuda_step_fp32, headrace_cuda_step_fp16, headrace_cuda_step_bf16);

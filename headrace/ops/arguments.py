@@ -74,8 +74,16 @@ def at_autocast_dtype(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return tuple(x.to(dtype) if x.is_floating_point() and x.dtype != torch.float64 else x for x in tensors)
 
 
-def check_bias(op: str, bias: torch.Tensor | None, q: torch.Tensor, reach: Band | Blocks) -> None:
+def check_bias(
+    op: str,
+    bias: torch.Tensor | None,
+    q: torch.Tensor,
+    reach: Band | Blocks,
+    allowed: dict[str, tuple[int, ...]] | None = None,
+) -> None:
     """bias: [H, number of offsets that ``reach`` can see], which needs a bounded look-back.
+
+    ``allowed`` names other axes before the offsets, and gives their sizes.
 
     Raises:
         ValueError: naming what was expected and what came.
@@ -83,9 +91,15 @@ def check_bias(op: str, bias: torch.Tensor | None, q: torch.Tensor, reach: Band 
     if bias is None:
         return
     lowest, highest = reach.offsets()
-    expected = (q.shape[1], highest - lowest + 1)
-    if tuple(bias.shape) != expected or bias.device != q.device:
+    axes = {"H": (q.shape[1],)} if allowed is None else allowed
+    shapes = {f"[{names}, offsets]": (*sizes, highest - lowest + 1) for names, sizes in axes.items()}
+    if tuple(bias.shape) not in shapes.values() or bias.device != q.device:
+        expected = " or ".join(f"{names} = {shape}" for names, shape in shapes.items())
         raise ValueError(
-            f"{op}: bias must be [H, offsets] = {expected} on {q.device} for {reach}, got {tuple(bias.shape)} "
-            f"on {bias.device}."
+            f"{op}: bias must be {expected} on {q.device} for {reach}, got {tuple(bias.shape)} on {bias.device}."
         )
+
+
+def is_of_queries(bias: torch.Tensor | None) -> bool:
+    """Whether a bias that was checked has numbers for each query, not [H, offsets] that all queries share."""
+    return bias is not None and bias.dim() > 2

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from headrace.ops import native
+from headrace.ops.arguments import is_of_queries
 
 BACKENDS = ("native", "torch")
 
@@ -36,12 +37,12 @@ def backend(name: str) -> Iterator[None]:
         _chosen = before
 
 
-def runs_native(q: torch.Tensor) -> bool:
-    """Whether the native kernels compute a call with this q."""
+def runs_native(q: torch.Tensor, bias: torch.Tensor | None = None) -> bool:
+    """Whether the native kernels compute a call with this q and relative bias; a GPU's take none for each query."""
     if _chosen == "torch" or q.device.type not in native.STATUS.devices:
         return False
     if q.device.type == "cuda":
-        return q.dtype != torch.float64 and _is_new_enough(q.device.index)
+        return q.dtype != torch.float64 and not is_of_queries(bias) and _is_new_enough(q.device.index)
     return True
 
 

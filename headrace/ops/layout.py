@@ -36,3 +36,8 @@ def row_frames(blocks: Blocks, count: int, device: torch.device) -> torch.Tensor
     """[count, hop + A] int64: the frame that each row holds."""
     anchors = torch.arange(count, device=device) * blocks.hop
     return anchors[:, None] + torch.arange(blocks.rows, device=device)
+
+
+def rows_past(blocks: Blocks, count: int, lengths: torch.Tensor) -> torch.Tensor:
+    """[N, count, hop + A] bool: whether a row holds a frame behind its item's end. lengths: [N] int64."""
+    return row_frames(blocks, count, lengths.device) >= lengths[:, None, None]

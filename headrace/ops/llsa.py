@@ -8,7 +8,14 @@ from functools import partial
 import torch
 
 from headrace.ops import blocked, native
-from headrace.ops.arguments import at_autocast_dtype, check_bias, check_features, check_lengths, check_qkv
+from headrace.ops.arguments import (
+    at_autocast_dtype,
+    check_bias,
+    check_features,
+    check_lengths,
+    check_qkv,
+    is_of_queries,
+)
 from headrace.ops.backend import runs_native
 from headrace.ops.layout import lay_out, row_frames
 from headrace.reach import Blocks
@@ -35,7 +42,10 @@ def llsa(
         blocks: who sees whom; A = blocks.look_ahead, B = blocks.look_back.
         lengths: [N] int64, valid frames per item, 0 .. P*hop (the default); rows past it are zero, unseen.
         bias: [H, offsets] learned relative bias over key frame minus query frame (``blocks.offsets()``; A+B+1 wide for
-            hop = 1); needs a bounded look-back.
+            hop = 1); needs a bounded look-back. Or one for each query, [N, H, P, R, offsets] with the R rows of q, any
+            strides, as in Transformer-XL, whose scores q.k + (q+v).r have a part that depends on query and distance;
+            not for q [N, H, T, D]. On a GPU the torch path computes with it. Of q's dtype, or the one that is
+            computed in.
 
     Returns:
         Shape, dtype and strides of q. The softmax is computed in fp32 (fp64 for fp64).
@@ -58,8 +68,8 @@ def llsa(
             f"{q.shape[3]}."
         )
     check_lengths("llsa", lengths, q, q.shape[2] * blocks.hop)
-    check_bias("llsa", bias, q, blocks)
-    if runs_native(q):
+    check_bias("llsa", bias, q, blocks, {"H": (q.shape[1],), "N, H, P, R": q.shape[:4]})
+    if runs_native(q, bias):
         return native.llsa(q, k, v, blocks, lengths, bias)
     if lengths is None:
         lengths = torch.full(q.shape[:1], q.shape[2] * blocks.hop, dtype=torch.int64, device=q.device)
@@ -79,6 +89,12 @@ def _first_layer(
     check_qkv("llsa", q, k, v, "N, H, T, D")
     check_features("llsa", q)
     check_lengths("llsa", lengths, q, q.shape[2])
+    if bias is not None and is_of_queries(bias):
+        raise ValueError(
+            f"llsa: bias for each query, here {tuple(bias.shape)}, goes with q as [N, H, P, R, D], got q "
+            f"{tuple(q.shape)}: [N, H, T, D], of the first layer. Lay out q, k and v (headrace.ops.layout.lay_out), or "
+            "give a bias [H, offsets]."
+        )
     check_bias("llsa", bias, q, blocks)
     if runs_native(q) and q.device.type == "cpu" and not blocks.per_block:
         return native.llsa_first_layer(q, k, v, blocks, lengths, bias)
@@ -100,11 +116,11 @@ def _groups(count: int, blocks: Blocks) -> list[blocked.Group]:
 def _attend(
     blocks: Blocks,
     lengths: torch.Tensor,
+    group: blocked.Group,
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    bias: torch.Tensor | None,
-    group: blocked.Group,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """One group: q [N, H, G, R or hop, D]; k, v [N, H, W, R, D], of which the last G blocks are the group's own."""
     size, hop = group.end - group.first, blocks.hop
@@ -114,6 +130,7 @@ def _attend(
     past = torch.arange(group.key_first * hop, group.end * hop, device=q.device)  # frames of the final rows
     anchors = f[:, :1, None]
     valid = lengths[:, None, None, None, None]
+    exists = f[:, :, None] < valid
 
     sees_past = (past < anchors) & (past < valid)
     sees_own = own < valid
@@ -123,6 +140,7 @@ def _attend(
     seen = torch.cat(
         [sees_past.expand(-1, -1, size, f.shape[1], -1), sees_own.expand(-1, -1, size, f.shape[1], -1)], -1
     )
+    seen = seen & exists  # whatever their bias holds
 
     wide = torch.promote_types(q.dtype, torch.float32)
     q_wide = q.to(wide)
@@ -133,12 +151,11 @@ def _attend(
     )
     scores = scores / q.shape[-1] ** 0.5
     if bias is not None:
-        lowest, highest = blocks.offsets()
         keys = torch.cat([past.expand(size, 1, -1), own], -1)
-        scores = scores + bias.to(wide)[:, (keys - f[:, :, None] - lowest).clamp(0, highest - lowest)]
+        scores = scores + blocked.relative_bias(bias.to(wide), keys - f[:, :, None], blocks)
     p_past, p_own = blocked.masked_softmax(scores, seen).split([len(past), blocks.rows], -1)
     y = (p_past.flatten(2, 3) @ v_past).unflatten(2, (size, -1)) + p_own @ v_own
-    return y.to(q.dtype).masked_fill(f[:, :, None] >= valid, 0)
+    return y.to(q.dtype).masked_fill(~exists, 0)
 
 
 def _final(x: torch.Tensor, hop: int, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from headrace.ops.arguments import is_of_queries
 from headrace.reach import Band, Blocks
 
 FOLDER = Path(__file__).resolve().parents[1]
@@ -110,7 +111,7 @@ def _fake_backward(
     bias: torch.Tensor | None,
     *reach: Any,
 ) -> tuple[torch.Tensor, ...]:
-    grad_bias = q.new_empty((q.shape[1], 0 if bias is None else bias.shape[1]), dtype=_compute_type(q))
+    grad_bias = q.new_empty((q.shape[1], 0) if bias is None else bias.shape, dtype=_compute_type(q))
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), grad_bias
 
 
@@ -186,12 +187,29 @@ def llsa_first_layer(
     return torch.ops.headrace.llsa_first_layer(q, k, v, lengths, _as_computed(bias, q), *reach)[0]
 
 
+def llsa_step(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    state: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    blocks: Blocks,
+    lengths: torch.Tensor | None,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """``headrace.ops.llsa_step`` by the kernels, with arguments that were checked there; state: rings .. slots."""
+    reach = (blocks.look_ahead, _number(blocks.look_back), blocks.hop, blocks.per_block)
+    return torch.ops.headrace.llsa_step(q, k, v, *state, lengths, _as_computed(bias, q), *reach)
+
+
 def _number(look_back: int | None) -> int:
     return -1 if look_back is None else look_back
 
 
 def _as_computed(bias: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor | None:
-    return None if bias is None else bias.to(_compute_type(q)).contiguous()
+    if bias is None:
+        return None
+    bias = bias.to(_compute_type(q))
+    return bias if is_of_queries(bias) else bias.contiguous()  # large: read with its strides
 
 
 STATUS = load()

@@ -7,6 +7,8 @@ Never optimised and never called by the fast paths; tests compare everything els
     LLSA  y[t, c] = sum_s p_s v[s, e],  p = softmax_s(q[t, c] . k[s, e] / sqrt(D) + ...),  s in [t - B, t + c],
                     e = min(t + c - s, A)
 
+A bias for each query [N, H, P, R, offsets] has the query's own row [H, offsets] in place of the one that all share.
+
 Sources: arXiv 2302.13451, section 3.1 (SA) and section 4 (LLSA); the second in anchor-major layout, for any hop.
 """
 
@@ -26,7 +28,7 @@ def _attend(
     bias: torch.Tensor | None,
     lowest: int,
 ) -> torch.Tensor:
-    """One query [H, D] of ``frame`` over keys and values [H, S, D] of the frames ``seen``."""
+    """One query [H, D] of ``frame`` over keys and values [H, S, D] of the frames ``seen``; bias [H, offsets]."""
     z = torch.einsum("hd,hsd->hs", q, k) / q.shape[-1] ** 0.5
     if bias is not None:
         z = z + bias[:, [s - frame - lowest for s in seen]]
@@ -72,6 +74,7 @@ def llsa(
     for n in range(N):
         length = P * hop if lengths is None else int(lengths[n].clamp(0, P * hop))
         queries, keys, values = (_rows(x[n]) for x in (q, k, v))
+        biases = _rows(bias[n]) if bias is not None and bias.dim() == q.dim() else [(bias,) * R] * P
         rows = []
         for b in range(P):
             for r in range(R):
@@ -85,7 +88,7 @@ def llsa(
                 seen = list(range(oldest, min(length, b * hop + hop + A)))
                 where = [(s // hop, s % hop) if s < b * hop else (b, s - b * hop) for s in seen]
                 key, value = (torch.stack([x[i][j] for i, j in where], dim=1) for x in (keys, values))
-                rows.append(_attend(queries[b][r], key, value, frame, seen, bias, lowest))
+                rows.append(_attend(queries[b][r], key, value, frame, seen, biases[b][r], lowest))
         items.append(torch.stack(rows, dim=1).unflatten(1, (P, R)))
     return torch.stack(items)
 

@@ -66,11 +66,11 @@ def _groups(num_frames: int, band: Band) -> list[blocked.Group]:
 def _attend(
     band: Band,
     lengths: torch.Tensor | None,
+    group: blocked.Group,
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    bias: torch.Tensor | None,
-    group: blocked.Group,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """One group: q [N, H, M, D] over k, v [N, H, W, D]."""
     t = torch.arange(group.first, group.end, device=q.device)[:, None]
@@ -86,7 +86,6 @@ def _attend(
     wide = torch.promote_types(q.dtype, torch.float32)
     scores = q.to(wide) @ k.to(wide).mT / q.shape[-1] ** 0.5
     if bias is not None:
-        lowest, highest = band.offsets()
-        scores = scores + bias.to(wide)[:, (s - t - lowest).clamp(0, highest - lowest)]
+        scores = scores + blocked.relative_bias(bias.to(wide), s - t, band)
     y = (blocked.masked_softmax(scores, seen) @ v.to(wide)).to(q.dtype)
     return y if lengths is None else y.masked_fill(t >= lengths[:, None, None, None], 0)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import torch
 
-from headrace.ops.arguments import check_features, check_qkv
+from headrace.ops import native
+from headrace.ops.arguments import check_bias, check_features, check_qkv
 from headrace.ops.backend import runs_native
-from headrace.ops.blocked import masked_softmax
+from headrace.ops.blocked import masked_softmax, relative_bias
 from headrace.reach import Band, Blocks
 
 
@@ -75,6 +76,7 @@ def llsa_step(
     slots: torch.Tensor,
     blocks: Blocks,
     lengths: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Take and give one block of each stream: its hop final rows and its look-ahead rows, from frame ``positions`` on.
 
@@ -84,6 +86,8 @@ def llsa_step(
         key_ring, value_ring: [slots, H, frames, D], at least B frames and at least hop.
         positions, slots, lengths: as in ``sa_step``; positions are multiples of hop.
         blocks: B must be bounded.
+        bias: [S, H, R, offsets], for each query, with the R rows of q, any strides, as in ``llsa``; one that queries
+            share, [H, offsets], is ``bias[:, None].expand(S, -1, R, -1)``. On a GPU the torch path computes with it.
 
     Returns:
         The shape of q; rows past a stream's end are zero.
@@ -101,17 +105,17 @@ def llsa_step(
         )
     look_back = _bounded("llsa_step", blocks.look_back)
     _check_state("llsa_step", q, key_ring, value_ring, positions, slots, lengths, max(look_back, blocks.hop))
-    if runs_native(q):
-        state = (key_ring, value_ring, positions, slots, lengths)
-        reach = (blocks.look_ahead, look_back, blocks.hop, blocks.per_block)
-        return torch.ops.headrace.llsa_step(q, k, v, *state, *reach)
+    check_bias("llsa_step", bias, q, blocks, {"S, H, R": q.shape[:3]})
+    if runs_native(q, bias):
+        return native.llsa_step(q, k, v, (key_ring, value_ring, positions, slots), blocks, lengths, bias)
     now = positions[slots][:, None]
     own = now + torch.arange(blocks.rows, device=q.device)
     t = own[:, : q.shape[2], None]
     s = torch.cat([_held(now, key_ring.shape[2]), own], 1)[:, None]
     seen = (s >= 0) & (s >= (now[..., None] if blocks.per_block else t) - look_back)
     keys, values = (torch.cat([ring[slots], x], 2) for ring, x in ((key_ring, k), (value_ring, v)))
-    y = _attend(q, keys, values, seen, s, t, lengths)
+    biases = None if bias is None else relative_bias(bias, (s - t)[:, None], blocks)
+    y = _attend(q, keys, values, seen, s, t, lengths, biases)
     _keep(key_ring, slots, own[:, : blocks.hop], k[:, :, : blocks.hop])
     _keep(value_ring, slots, own[:, : blocks.hop], v[:, :, : blocks.hop])
     positions[slots] = now[:, 0] + blocks.hop
@@ -137,8 +141,12 @@ def _attend(
     s: torch.Tensor,
     t: torch.Tensor,
     lengths: torch.Tensor | None,
+    biases: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """q [S, H, m, D] of frames t [S, m, 1] over keys [S, H, W, D] of frames s [S, 1, W], where seen [S, m, W]."""
+    """q [S, H, m, D] of frames t [S, m, 1] over keys [S, H, W, D] of frames s [S, 1, W], where seen [S, m, W].
+
+    biases: [S, H, m, W], added to the scores.
+    """
     exists, real = s >= 0, t >= 0
     if lengths is not None:
         end = lengths[:, None, None]
@@ -146,6 +154,8 @@ def _attend(
     wide = torch.promote_types(q.dtype, torch.float32)
     keys, values = (x.to(wide).masked_fill(~exists[:, None].mT, 0) for x in (keys, values))
     scores = q.to(wide) @ keys.mT / q.shape[-1] ** 0.5
+    if biases is not None:
+        scores = scores + biases.to(wide)
     y = masked_softmax(scores, seen[:, None]) @ values
     return y.to(q.dtype).masked_fill(~real[:, None], 0)
 

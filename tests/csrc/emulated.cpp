@@ -63,7 +63,7 @@ struct Given {
                          reach_of(reach),
                          static_cast<headrace::Element>(element),
                          lengths,
-                         bias,
+                         {bias, {0, reach_of(reach).num_offsets(), 0, 0}},
                          reading(0),
                          reading(1),
                          reading(2),

@@ -140,6 +140,20 @@ def test_more_than_2_to_the_31_elements():
     assert torch.allclose(y[-1, -1], x[0, 0], atol=1e-2)
 
 
+def test_a_bias_for_each_query_is_computed_by_the_torch_path():
+    blocks = Blocks(2, 5, 2)
+    q, grad = (torch.randn(2, 2, 40, 4, 16) for _ in range(2))
+    results = []
+    for device in ("cpu", "cuda"):
+        leaves = [
+            x.to(device).requires_grad_() for x in (q, torch.linspace(-1, 1, 2 * 2 * 40 * 4 * 9).view(2, 2, 40, 4, 9))
+        ]
+        y = ops.llsa(leaves[0], leaves[0], leaves[0], blocks, None, leaves[1])
+        results.append([y.cpu(), *(g.cpu() for g in torch.autograd.grad(y, leaves, grad.to(device)))])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_fp64_is_computed_by_the_torch_path():
     q = torch.randn(1, 1, 20, 16, device="cuda", dtype=torch.float64)
     assert torch.allclose(ops.sa(q, q, q, Band(2, 3)).cpu(), ops.sa(*[q.cpu()] * 3, Band(2, 3)))
