@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The transformer block: a mixer plus row-wise layers, which do not notice how frames are laid out."""
+"""The blocks that layers are made of: a mixer plus row-wise layers, which do not notice how frames are laid out."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from headrace.config import EncoderConfig
+from headrace.conformer import ConformerBlock
 from headrace.linear import Linear
 from headrace.mixers import MIXERS
 from headrace.ops.layout import lay_out
 from headrace.positions import Rotation
 from headrace.reach import Band, Blocks, Reach
-from headrace.streaming import Entries, Entry, Live, within
+from headrace.streaming import Entries, Entry, Live, Span, within
 
 
 class TransformerBlock(nn.Module):
@@ -23,7 +24,7 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.norm_first = config.norm_first
         self.dropout, self.activation_dropout = config.dropout, config.activation_dropout
-        self.mixer = MIXERS[config.mixer](config.embed_dim, config.num_heads, config.attention_dropout)
+        self.mixer = MIXERS[config.mixer](config.mixer_shape)
         self.mixer_norm = nn.LayerNorm(config.embed_dim)
         self.fc1 = Linear(config.embed_dim, config.ffn_dim)
         self.fc2 = Linear(config.ffn_dim, config.embed_dim)
@@ -55,7 +56,7 @@ class TransformerBlock(nn.Module):
     def tick(
         self,
         x: torch.Tensor,
-        lengths: torch.Tensor,
+        span: Span,
         reach: Reach,
         rotations: tuple[Rotation, Rotation] | None,
         live: Live,
@@ -70,12 +71,12 @@ class TransformerBlock(nn.Module):
         if isinstance(reach, Band):
             asked = live.shift("waiting", x, 1)[:, : x.shape[1]]
             normed = self._norm_before(asked), self._norm_before(x)
-            y = self.mixer.tick(*normed, lengths, reach, rotations, live.within("mixer"))
+            y = self.mixer.tick(*normed, span, reach, rotations, live.within("mixer"))
             return self._after_mixer(asked, y)
         assert isinstance(reach, Blocks)
         new = self._norm_before(x[:, -reach.hop :] if is_first else x)
         asked = new[:, : reach.hop] if final_only and not is_first else new
-        y = self.mixer.tick(asked, new, lengths, reach, rotations, live.within("mixer"), is_first, final_only)
+        y = self.mixer.tick(asked, new, span, reach, rotations, live.within("mixer"), is_first, final_only)
         return self._after_mixer(x[:, : reach.hop] if final_only else x, y)
 
     def _norm_before(self, x: torch.Tensor) -> torch.Tensor:
@@ -101,3 +102,9 @@ def _residual(x: torch.Tensor, reach: Reach, final_only: bool) -> torch.Tensor:
         return x
     rows = lay_out(x, reach) if x.dim() == 3 else x
     return rows[..., : reach.hop, :] if final_only else rows
+
+
+BLOCKS: dict[str, type[TransformerBlock | ConformerBlock]] = {
+    "transformer": TransformerBlock,
+    "conformer": ConformerBlock,
+}

@@ -19,6 +19,7 @@ def lines(certificate: Certificate) -> list[str]:
         "claimed: how long a frame waits, at most, from its start on",
         *(f"  {part.name:34} {_ms(part.milliseconds):>16}" for part in certificate.parts),
         f"  {'in all':34} {_ms(certificate.layers[-1].claimed_ms):>16}",
+        f"  {'mean over frames':34} {_ms(certificate.mean_ms):>16}",
         "",
         "proved: samples to hidden states; all samples behind the claim replaced, and the gradient at the claim's last",
         f"  {'layer':6} {'claimed':>16} {'observed':>16} {'frames changed':>15}",

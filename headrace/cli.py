@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy
 
-from headrace import certificate_page, stream
+from headrace import attention_page, certificate_page, recordings, stream
+from headrace.attention_report import report_on
 from headrace.certificate import certify
 from headrace.checkpoint import load
 from headrace.checkpoint.files import written_whole
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_latency(commands)
     _add_stream(commands)
+    _add_attention(commands)
     _add_doctor(commands)
     return parser
 
@@ -49,16 +51,31 @@ def _add_export(commands: Any) -> None:
     command.add_argument("checkpoint", metavar="CHECKPOINT", help="a .pt file that fairseq wrote")
     command.add_argument("folder", metavar="FOLDER", help="the portable folder to write")
     command.add_argument("--mixer", choices=tuple(MIXERS), help="run the same weights under another mixer")
-    command.add_argument("--look-ahead", type=int, metavar="FRAMES")
-    command.add_argument("--look-back", type=int, metavar="FRAMES")
-    command.add_argument("--hop", type=int, metavar="FRAMES")
+    _add_reach(command)
     command.add_argument("--untrained", type=int, metavar="SEED", help="random weights from SEED: the untrained twin")
     command.set_defaults(run=_export)
 
 
+def _add_reach(command: argparse.ArgumentParser) -> None:
+    """The same weights under another reach."""
+    command.add_argument("--look-ahead", type=int, metavar="FRAMES")
+    command.add_argument("--look-back", type=_frames_or_all, metavar="FRAMES|all")
+    command.add_argument("--hop", type=_frames_or_all, metavar="FRAMES|all", help="of a block or chunk")
+
+
+def _frames_or_all(text: str) -> int | str:
+    return text if text == "all" else int(text)
+
+
+def _reach_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of EncoderConfig that were asked for."""
+    names = ("look_ahead", "look_back", "hop")
+    asked = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return {name: None if value == "all" else value for name, value in asked.items()}
+
+
 def _export(options: argparse.Namespace) -> int:
-    names = ("mixer", "look_ahead", "look_back", "hop")
-    changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    changes = _reach_of(options) | ({"mixer": options.mixer} if options.mixer else {})
     exported = export(options.checkpoint, options.folder, changes, options.untrained)
     config = exported.encoder.config
     ahead = look_ahead(config.stack)
@@ -74,15 +91,19 @@ def _add_latency(commands: Any) -> None:
     command.add_argument("folder", metavar="FOLDER", help="a portable folder")
     command.add_argument("--output", metavar="FOLDER", help="where latency.json and latency.png go; beside the model")
     command.add_argument("--seconds", type=float, default=10.0, help="audio to step through for speed; 0: none")
+    _add_reach(command)
     command.add_argument("--int8", action="store_true", help="with 8-bit weights")
     command.set_defaults(run=_latency)
 
 
 def _latency(options: argparse.Namespace) -> int:
-    certificate = certify(load(options.folder), options.seconds, options.int8)
+    if _reach_of(options) and not options.output:
+        raise ValueError(
+            "--output: expected a folder for the certificate of another reach; beside the model lies that of its own"
+        )
+    certificate = certify(load(options.folder, changes=_reach_of(options)), options.seconds, options.int8)
     print("\n".join(certificate_page.lines(certificate)))
-    output = Path(options.output or options.folder)
-    output.mkdir(parents=True, exist_ok=True)
+    output = _output_of(options)
     with written_whole(output / "latency.json") as partial:
         partial.write_text(json.dumps(certificate.to_dict(), indent=1) + "\n", encoding="utf-8")
     try:
@@ -92,6 +113,17 @@ def _latency(options: argparse.Namespace) -> int:
     return 0 if certificate.holds else 1
 
 
+def _output_of(options: argparse.Namespace) -> Path:
+    """The folder that takes what was measured, made where it is missing: as asked for, or beside the model.
+
+    A model from a hub has no folder of its own; one of its name here would be taken for it the next time.
+    """
+    model = Path(options.folder).expanduser()
+    output = Path(options.output or (model if model.is_dir() else "."))
+    output.mkdir(parents=True, exist_ok=True)
+    return output
+
+
 def _add_stream(commands: Any) -> None:
     command = commands.add_parser("stream", help="run live: frames, and text where the folder has a head")
     command.add_argument("folder", metavar="FOLDER", help="a portable folder")
@@ -99,11 +131,12 @@ def _add_stream(commands: Any) -> None:
     command.add_argument("--output", metavar="FILE.npy", help="where the frames [T, C] go")
     command.add_argument("--int8", action="store_true", help="with 8-bit weights")
     command.add_argument("--fast", action="store_true", help="as fast as possible, in place of real time")
+    _add_reach(command)
     command.set_defaults(run=_stream)
 
 
 def _stream(options: argparse.Namespace) -> int:
-    encoder, head = load(options.folder, options.int8), load_head(options.folder)
+    encoder, head = load(options.folder, options.int8, _reach_of(options)), load_head(options.folder)
     session = stream.Session(encoder, head)
     chunks, is_live = stream.source_of(options.source, encoder.config.sample_rate, options.fast)
     claim = Claim.of(encoder)
@@ -129,6 +162,36 @@ def _stream(options: argparse.Namespace) -> int:
     if options.output:
         with written_whole(Path(options.output)) as partial, partial.open("wb") as file:
             numpy.save(file, numpy.concatenate(frames))
+    return 0
+
+
+def _add_attention(commands: Any) -> None:
+    command = commands.add_parser("attention", help="where the attention of each layer goes: a table and a picture")
+    command.add_argument("folder", metavar="FOLDER", help="a portable folder")
+    command.add_argument("audio", metavar="AUDIO", nargs="+", help="files, or folders searched for .flac and .wav")
+    command.add_argument("--within", type=int, default=5, metavar="FRAMES", help="to either side of the diagonal; 5")
+    command.add_argument("--most-seconds", type=float, default=20.0, metavar="N", help="heard of each file; 20")
+    command.add_argument("--output", metavar="FOLDER", help="where attention.json and .png go; beside the model")
+    command.set_defaults(run=_attention)
+
+
+def _attention(options: argparse.Namespace) -> int:
+    encoder, paths = load(options.folder), recordings.find(options.audio)
+    output = _output_of(options)
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    report = report_on(encoder, paths, options.within, options.most_seconds, lambda why: say(f"left out: {why}"), say)
+    print("\n".join(attention_page.lines(report)))
+    with written_whole(output / "attention.json") as partial:
+        partial.write_text(json.dumps(report.to_dict()) + "\n", encoding="utf-8")
+    try:
+        with written_whole(output / "attention.png") as partial:
+            attention_page.draw(report, partial)
+    except ValueError as error:
+        (output / "attention.png").unlink(missing_ok=True)  # of an earlier run: it would not go with the numbers
+        say(f"no picture: {error}")
     return 0
 
 

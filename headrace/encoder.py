@@ -10,15 +10,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from headrace.blocks import TransformerBlock
-from headrace.config import EncoderConfig
-from headrace.frontend import WaveformFrontend
+from headrace.blocks import BLOCKS, TransformerBlock
+from headrace.config import EncoderConfig, warn_of_unseen
+from headrace.conformer import ConformerBlock
+from headrace.frontends import FRONTENDS
 from headrace.linear import Linear
 from headrace.live import LiveEncoder
 from headrace.ops.layout import num_blocks, read_back, row_frames
 from headrace.positions import ConvolutionalPositions, Rotation, rotary
 from headrace.reach import Band, Blocks, Reach, Stack
-from headrace.streaming import Entries, Entry, Live, within
+from headrace.streaming import Entries, Entry, Live, Span, within
 
 INIT_STD = 0.02  # of the transformer's weights, as in BERT and wav2vec 2.0
 
@@ -58,15 +59,16 @@ class ContextEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.positions: ConvolutionalPositions | None = None
-        if config.positions != "rotary":
+        if config.positions in ("conv", "causal_conv"):
             self.positions = ConvolutionalPositions(
                 config.embed_dim,
                 config.position_kernel,
                 config.position_groups,
                 causal=config.positions == "causal_conv",
             )
-        self.layers = nn.ModuleList(TransformerBlock(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(BLOCKS[config.block](config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.embed_dim)
+        self._has_warned = False
         self._initialise()
 
     def _initialise(self) -> None:
@@ -76,7 +78,8 @@ class ContextEncoder(nn.Module):
                 # hundreds of updates pass before its attention prefers any frame.
                 is_score = name.endswith(("q_proj", "k_proj"))
                 nn.init.normal_(module.weight, std=self.config.embed_dim**-0.5 if is_score else INIT_STD)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(
         self,
@@ -98,7 +101,7 @@ class ContextEncoder(nn.Module):
         Raises:
             ValueError: the reaches do not fit the layers or the mixer.
         """
-        reaches = self._reaches(reach)
+        reaches = self.reaches_of(reach)
         past = _past(x, lengths)
         x = _blank(x, past)
         if self.positions is not None:
@@ -120,15 +123,16 @@ class ContextEncoder(nn.Module):
             hidden_states.append(_blank(frames, past))
         return hidden_states
 
-    def entries(self, hop: int, first_frame: int, wants_all: bool) -> Entries:
+    def entries(self, reaches: Sequence[Reach], hop: int, first_frame: int, wants_all: bool) -> Entries:
         """Live: what positions and layers keep, and what waits for others.
 
         Args:
+            reaches: of each layer.
             hop: frames of a tick.
             first_frame: the number of the first tick's first frame.
             wants_all: whether all hidden states are asked for, of the same frames.
         """
-        reaches, width = self.config.reaches, self.config.embed_dim
+        width = self.config.embed_dim
         entries: Entries = {}
         if self.positions is not None:
             entries |= within("positions", self.positions.entries())
@@ -138,7 +142,7 @@ class ContextEncoder(nn.Module):
         elif self.config.positions == "rotary":
             entries["rotation"] = Entry((2, 1, sum(_waits(reaches)), width // self.config.num_heads // 2))
         for i, (layer, reach) in enumerate(zip(self.layers, reaches, strict=True)):
-            assert isinstance(layer, TransformerBlock)
+            assert isinstance(layer, TransformerBlock | ConformerBlock)
             entries |= within(f"layers.{i}", layer.entries(reach, hop, first_frame, is_first=i == 0))
             if wants_all and isinstance(reach, Band):
                 entries[f"aligned.{i}"] = Entry((sum(_waits(reaches[i:])), width))
@@ -146,56 +150,54 @@ class ContextEncoder(nn.Module):
         return entries
 
     def tick(
-        self, x: torch.Tensor, first: torch.Tensor, lengths: torch.Tensor, live: Live, wants_all: bool
+        self, x: torch.Tensor, span: Span, reaches: Sequence[Reach], live: Live, wants_all: bool
     ) -> list[torch.Tensor]:
         """Live: the next projected frames of some streams -> the frames that lie the stack's look-ahead behind them.
 
         Args:
             x: [S, m, C].
-            first: [S] int64, the number of the first frame; below 0 and from ``lengths`` [S] on, frames do not exist.
+            span: which frames these are.
+            reaches: of each layer.
 
         Returns:
             L+1 tensors [S, m, C], all of the same frames, or the last layer's alone.
         """
-        m = x.shape[1]
-        frames = first[:, None] + torch.arange(m, device=x.device)
-        x = _blank(x, (frames < 0) | (frames >= lengths[:, None]))
+        x = _blank(x, span.missing(x.shape[1]))
         if self.positions is not None:
             x = self.positions.tick(x, live.within("positions"))
         if not self.config.norm_first:
             x = self.norm(x)
-        if isinstance(self.config.reaches[0], Blocks):
-            return self._tick_blocks(x, first, lengths, live, wants_all)
-        return self._tick_bands(x, frames, lengths, live, wants_all)
+        if isinstance(reaches[0], Blocks):
+            return self._tick_blocks(x, span, reaches, live, wants_all)
+        return self._tick_bands(x, span, reaches, live, wants_all)
 
     def _tick_blocks(
-        self, x: torch.Tensor, first: torch.Tensor, lengths: torch.Tensor, live: Live, wants_all: bool
+        self, x: torch.Tensor, span: Span, reaches: Sequence[Reach], live: Live, wants_all: bool
     ) -> list[torch.Tensor]:
-        blocks = self.config.reaches[0]
+        blocks = reaches[0]  # all have its hop and look-ahead
         assert isinstance(blocks, Blocks)
         rows = live.shift("rows", x, 1)
-        rotation = self._rotation_of(
-            (first - blocks.look_ahead)[:, None] + torch.arange(blocks.rows, device=x.device), x
-        )
+        span = Span(span.first - blocks.look_ahead, span.lengths)
+        rotation = self._rotation_of(span.frames(blocks.rows), x)
         hidden_states = [rows[:, : blocks.hop]]
-        for i, layer in enumerate(self.layers):
+        for i, (layer, reach) in enumerate(zip(self.layers, reaches, strict=True)):
             is_first, final_only = i == 0, i == len(self.layers) - 1
             rotations = None
             if rotation is not None:
                 new = rotation.rows(blocks.look_ahead, blocks.hop) if is_first else rotation
                 rotations = new.first_rows(blocks.hop) if final_only and not is_first else new, new
-            assert isinstance(layer, TransformerBlock)
+            assert isinstance(layer, TransformerBlock | ConformerBlock)
             rows = layer.tick(
-                rows, lengths, blocks, rotations, live.within(f"layers.{i}"), is_first=is_first, final_only=final_only
+                rows, span, reach, rotations, live.within(f"layers.{i}"), is_first=is_first, final_only=final_only
             )
             hidden_states.append(rows[:, : blocks.hop])
         return hidden_states if wants_all else hidden_states[-1:]
 
     def _tick_bands(
-        self, x: torch.Tensor, frames: torch.Tensor, lengths: torch.Tensor, live: Live, wants_all: bool
+        self, x: torch.Tensor, span: Span, reaches: Sequence[Reach], live: Live, wants_all: bool
     ) -> list[torch.Tensor]:
-        m, reaches = x.shape[1], self.config.reaches
-        rotation = self._rotation_of(frames, x)
+        m = x.shape[1]
+        rotation = self._rotation_of(span.frames(m), x)
         if rotation is not None:  # of every frame that some layer still waits for
             rotation = Rotation(*live.shift("rotation", torch.stack(tuple(rotation), 1), 3).unbind(1))
         behind = sum(_waits(reaches))
@@ -207,7 +209,7 @@ class ContextEncoder(nn.Module):
             rotations = None
             if rotation is not None:
                 rotations = rotation.rows(behind - reach.look_ahead, m), rotation.rows(behind, m)
-            x = layer.tick(x, lengths, reach, rotations, live.within(f"layers.{i}"))
+            x = layer.tick(x, span, reach, rotations, live.within(f"layers.{i}"))
             behind -= reach.look_ahead
         return [*hidden_states, x]
 
@@ -217,13 +219,27 @@ class ContextEncoder(nn.Module):
             return hidden_states[-1]
         return _blank(self.norm(hidden_states[-1]), _past(hidden_states[-1], lengths))
 
-    def _reaches(self, reach: Reach | Sequence[Reach] | None) -> tuple[Reach, ...]:
+    def reaches_of(self, reach: Reach | Sequence[Reach] | None) -> tuple[Reach, ...]:
+        """The reach of each layer, of one for all, one per layer, or None for the configuration's.
+
+        Raises:
+            ValueError: another number than there are layers; blocks of different shapes.
+        """
         if reach is None:
             return self.config.reaches
         reaches = tuple(reach) if isinstance(reach, Sequence) else (reach,) * len(self.layers)
+        self._warn_of_unseen(reaches)
         if len(reaches) != len(self.layers):
             raise ValueError(f"reach must be one reach or one per layer ({len(self.layers)}), got {len(reaches)}.")
-        return Stack(reaches).layers
+        Stack(reaches)
+        return reaches
+
+    def _warn_of_unseen(self, reaches: Sequence[Reach]) -> None:
+        """Once: blocks or chunks of a size that training did not have. They work, how well nobody knows."""
+        unseen = [reach for reach in reaches if not self.config.is_trained(reach)]
+        if unseen and not self._has_warned:
+            self._has_warned = True
+            warn_of_unseen(self.config, unseen[0])
 
     def _rotation(self, num_frames: int, blocks: Blocks | None, x: torch.Tensor) -> Rotation | None:
         if self.config.positions != "rotary":
@@ -271,7 +287,7 @@ class SpeechEncoder(LiveEncoder):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.frontend = WaveformFrontend(config.conv_layers, config.conv_norm, config.conv_bias)
+        self.frontend = FRONTENDS[config.frontend](config)
         self.project = Projection(self.frontend.num_channels, config.embed_dim)
         self.context = ContextEncoder(config)
 

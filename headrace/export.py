@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from headrace.checkpoint import encoder_config_from_fairseq, fairseq_to_headrace, save, unpickle
 from headrace.checkpoint.fairseq import sections
+from headrace.checkpoint.folder import changed
 from headrace.checkpoint.names import check_state
 from headrace.config import EncoderConfig
 from headrace.encoder import SpeechEncoder
@@ -56,9 +58,10 @@ def export(
     trained = encoder_config_from_fairseq(*sections(content, checkpoint))
     changes = changes or {}
     left_out = _left_out(trained, changes)
-    config = replace(trained, **{**dict.fromkeys(left_out, 0.0), **changes})
+    config = changed(trained, {**dict.fromkeys(left_out, 0.0), **changes})
     if untrained_seed is not None:
         encoder = untrained(config, untrained_seed)
+        _keep_measured(encoder, fairseq_to_headrace(content["model"], config.conv_norm))
     else:
         encoder = SpeechEncoder(config).eval()
         state = fairseq_to_headrace(content["model"], config.conv_norm)
@@ -74,6 +77,13 @@ def untrained(config: EncoderConfig, seed: int) -> SpeechEncoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return SpeechEncoder(config).eval()
+
+
+def _keep_measured(encoder: SpeechEncoder, state: Mapping[str, torch.Tensor]) -> None:
+    """Give an untrained twin what was measured of the corpus (buffers) and not learned from it (parameters)."""
+    for name, buffer in encoder.named_buffers():
+        if name in state:
+            buffer.copy_(state[name])
 
 
 def provenance_of_untrained(seed: int) -> dict[str, Any]:

@@ -77,7 +77,44 @@ class ConvolutionLayer(nn.Module):
         return torch.div(lengths - self.kernel, self.stride, rounding_mode="floor").add(1).clamp(min=0)
 
 
-class WaveformFrontend(nn.Module):
+class Frontend(nn.Module):
+    """Waveform [N, samples] -> features [N, T, num_channels].
+
+    Frame t is known with sample t * stride_samples + window_samples - 1, and not before.
+    """
+
+    stride_samples: int
+    window_samples: int
+    num_channels: int
+
+    def forward(self, waveforms: torch.Tensor, num_samples: torch.Tensor | None = None) -> torch.Tensor:
+        """waveforms: [N, samples] float at the encoder's sample rate; num_samples: [N] int64, samples of each item.
+
+        Returns [N, T, C] with T = num_frames(samples); frames past ``num_frames(num_samples)`` mean nothing.
+        """
+        raise NotImplementedError
+
+    def entries(self) -> Entries:
+        """Live: what it keeps of a stream."""
+        raise NotImplementedError
+
+    def tick(self, samples: torch.Tensor, live: Live) -> torch.Tensor:
+        """Live: the next samples [S, n * stride_samples] -> [S, n, C]; the last frame is known with the last sample."""
+        raise NotImplementedError
+
+    def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:
+        """Frames of that many samples: floor((samples - window) / stride) + 1, never below 0."""
+        return torch.div(num_samples - self.window_samples, self.stride_samples, rounding_mode="floor").add(1).clamp(0)
+
+    def whole_samples(self, num_samples: int) -> int:
+        """Samples that make ceil(num_samples / stride) frames whole, at least num_samples; s3prl counts frames so."""
+        if num_samples == 0:
+            return 0
+        last = (num_samples - 1) // self.stride_samples * self.stride_samples  # where the last frame starts
+        return max(num_samples, last + self.window_samples)
+
+
+class WaveformFrontend(Frontend):
     """Waveform [N, samples] -> features [N, T, C].
 
     Frame t covers samples t * stride_samples .. t * stride_samples + window_samples - 1, and nothing else unless the
@@ -102,10 +139,7 @@ class WaveformFrontend(nn.Module):
         self.num_channels = inputs
 
     def forward(self, waveforms: torch.Tensor, num_samples: torch.Tensor | None = None) -> torch.Tensor:
-        """waveforms: [N, samples] float at the encoder's sample rate; num_samples: [N] int64, samples of each item.
-
-        Returns [N, T, C] with T = num_frames(samples); frames past ``num_frames(num_samples)`` mean nothing.
-        """
+        """See ``Frontend``."""
         if waveforms.shape[1] < self.window_samples:
             return waveforms.new_zeros(waveforms.shape[0], 0, self.num_channels)
         x, lengths = waveforms[:, None, :], num_samples
@@ -130,17 +164,3 @@ class WaveformFrontend(nn.Module):
             assert isinstance(layer, ConvolutionLayer)
             x = layer.tick(x, live.within(f"{i}"))
         return x.mT
-
-    def whole_samples(self, num_samples: int) -> int:
-        """Samples that make ceil(num_samples / stride) frames whole, at least num_samples; s3prl counts frames so."""
-        if num_samples == 0:
-            return 0
-        last = (num_samples - 1) // self.stride_samples * self.stride_samples  # where the last frame starts
-        return max(num_samples, last + self.window_samples)
-
-    def num_frames(self, num_samples: torch.Tensor) -> torch.Tensor:
-        """Frames of that many samples: floor((samples - window) / stride) + 1, never below 0."""
-        for layer in self.conv_layers:
-            assert isinstance(layer, ConvolutionLayer)
-            num_samples = layer.num_frames(num_samples)
-        return num_samples

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from headrace.encoder import SpeechEncoder
-from headrace.reach import Stack
+from headrace.mixers import MIXERS
+from headrace.reach import Stack, block_of
 
 Encode = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 """[1, samples] -> hidden states, [1, T, C] each, the lowest first."""
@@ -54,14 +55,16 @@ class Claim:
     stacks: tuple[Stack, ...]  # of each hidden state, the input of layer 1 first
     positions_ahead: int  # frames that a centred positional convolution looks ahead
     is_whole: bool  # whether the front-end looks at the whole utterance
+    is_tight: bool  # whether frames depend on the last sample of the claim, and not perhaps on fewer
 
     @classmethod
     def of(cls, encoder: SpeechEncoder) -> Claim:
         """An encoder's."""
         config = encoder.config
-        stacks = tuple(Stack(config.reaches[:depth]) for depth in range(config.num_layers + 1))
+        stacks = tuple(config.stack_under(config.reaches[:depth]) for depth in range(config.num_layers + 1))
         ahead = (config.position_kernel - 1) // 2 if config.positions == "conv" else 0
-        return cls(Grid.of(encoder), stacks, ahead, config.conv_norm == "group_norm")
+        is_tight = MIXERS[config.mixer].is_tight
+        return cls(Grid.of(encoder), stacks, ahead, config.conv_norm == "group_norm", is_tight)
 
     def last_sample(self, layer: int, t: int) -> int | None:
         """The last sample that frame t of a hidden state may depend on; None is the end of the utterance."""
@@ -72,11 +75,19 @@ class Claim:
 
     def wait_ms(self, layer: int) -> float | None:
         """The longest wait of any frame of a hidden state; None where it waits for the whole utterance."""
-        hops = max([getattr(reach, "hop", 1) for reach in self.stacks[layer].layers], default=1)
-        waits = [(t, self.last_sample(layer, t)) for t in range(hops)]
-        if any(last is None for _, last in waits):
-            return WHOLE_UTTERANCE
-        return max(self.grid.wait_ms(t, last) for t, last in waits if last is not None)
+        waits = self._waits_ms(layer)
+        return WHOLE_UTTERANCE if waits is None else max(waits)
+
+    def mean_wait_ms(self, layer: int) -> float | None:
+        """The mean over all frames: those at the end of a block wait for less than those at its start."""
+        waits = self._waits_ms(layer)
+        return WHOLE_UTTERANCE if waits is None else sum(waits) / len(waits)
+
+    def _waits_ms(self, layer: int) -> list[float] | None:
+        """Of each frame of a block; None where one waits for the whole utterance."""
+        lasts = [self.last_sample(layer, t) for t in range(block_of(self.stacks[layer]))]
+        waits = [self.grid.wait_ms(t, last) for t, last in enumerate(lasts) if last is not None]
+        return waits if len(waits) == len(lasts) else None
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,8 @@ class LayerProof:
     claimed_ms, observed_ms: the longest wait of the frames that were tried; None is the whole utterance.
     frames: how many frames' gradients were looked at.
     changes: frames that changed when only samples behind their claim did; what they changed by at most.
-    holds: no frame changed, and each depends on the very last sample of its claim and on none behind it.
+    holds: no frame changed, and each depends on the very last sample of its claim and on none behind it; a mixer whose
+        frames choose where they look (deformable) may depend on less.
     """
 
     layer: int
@@ -234,6 +246,7 @@ def _layer_proof(
 ) -> LayerProof:
     claimed = [claim.last_sample(layer, t) for t in frames]
     ends = [num_samples - 1 if last is None else min(last, num_samples - 1) for last in claimed]
+    is_within = all(found <= end for found, end in zip(observed, ends, strict=True))
     # a frame whose claim lies behind the utterance waits for less than it might
     waits = [
         claim.grid.wait_ms(t, found)
@@ -247,5 +260,5 @@ def _layer_proof(
         frames=len(frames),
         changes=changes.frames,
         largest_change=changes.largest,
-        holds=changes.frames == 0 and list(observed) == ends,
+        holds=changes.frames == 0 and is_within and (not claim.is_tight or list(observed) == ends),
     )

@@ -22,9 +22,11 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from headrace.config import EncoderConfig, acausal_parts
-from headrace.frontend import WaveformFrontend
+from headrace.frontend import Frontend
+from headrace.mixers import MIXERS
+from headrace.mixers.chunks import ChunkMixer
 from headrace.reach import Band, Blocks, Everything, Reach
-from headrace.streaming import NO_END, Entries, Entry, Live, StreamState, slot_numbers, within
+from headrace.streaming import NO_END, Entries, Entry, Live, Span, StreamState, slot_numbers, within
 
 HIDDEN_STATES = ("last", "all")
 
@@ -61,7 +63,7 @@ class Clock:
     lead_samples: int
 
     @classmethod
-    def of(cls, frontend: WaveformFrontend, reach: Reach, hop: int) -> Clock:
+    def of(cls, frontend: Frontend, reach: Reach, hop: int) -> Clock:
         """Of a front-end under the reach of the first layer."""
         stride, overlap = frontend.stride_samples, frontend.window_samples - frontend.stride_samples
         first = -overlap // stride  # the newest frame with whose window's end a tick may end
@@ -74,37 +76,47 @@ class LiveEncoder(nn.Module):
     """What a SpeechEncoder can do live."""
 
     config: EncoderConfig
-    frontend: WaveformFrontend
+    frontend: Frontend
     project: nn.Module
     _known_fingerprint: tuple[object, str] | None = None
     context: Any  # ContextEncoder, which stands above this file
 
-    def init_state(self, batch_size: int = 1, hop: int | None = None, hidden_states: str = "last") -> StreamState:
+    def init_state(
+        self,
+        batch_size: int = 1,
+        hop: int | None = None,
+        hidden_states: str = "last",
+        reach: Reach | Sequence[Reach] | None = None,
+    ) -> StreamState:
         """Room for ``batch_size`` streams, all at their start.
 
         Args:
             batch_size: slots; ``reset`` starts one of them again, so that streams come and go on their own.
-            hop: frames that a tick takes and gives: more of them cost less each and wait longer. llsa has its own,
-                ``config.hop``; for sa and masked it is free, and 1 when None.
+            hop: frames that a tick takes and gives: more of them cost less each and wait longer. Blocks (llsa) and
+                chunks have their own, that of the reach; for sa and masked it is free, and 1 when None.
             hidden_states: "last" or "all" L+1.
+            reach: who sees whom in these streams; the configuration's when None. An encoder that was trained under
+                many runs under any of them.
 
         Raises:
             ValueError: the encoder cannot run live, and what to choose instead; or an argument, what came, what was
                 expected.
         """
-        reach = self._live_reach()
+        reaches = self._live_reaches(reach)
         if hidden_states not in HIDDEN_STATES:
             raise ValueError(f"hidden_states must be one of {', '.join(HIDDEN_STATES)}, got {hidden_states!r}.")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-        own = reach.hop if isinstance(reach, Blocks) else None
+        own = reaches[0].hop if isinstance(reaches[0], Blocks) else None
         if hop is not None and (hop < 1 or own not in (None, hop)):
-            wanted = "at least 1" if own is None else f"{own}, the configuration's, whose blocks it trained on"
+            wanted = (
+                "at least 1" if own is None else f"{own}, that of the reach; reach=Blocks(..., hop={hop}) has another"
+            )
             raise ValueError(f"hop must be {wanted}; got {hop}.")
-        clock = Clock.of(self.frontend, reach, own or hop or 1)
+        clock = Clock.of(self.frontend, reaches[0], own or hop or 1)
         like = next(self.parameters())
-        entries = self._entries(clock, hidden_states)
-        return StreamState.start(entries, batch_size, like, self._fingerprint(), clock.hop, hidden_states)
+        entries = self._entries(reaches, clock, hidden_states)
+        return StreamState.start(entries, batch_size, like, self._fingerprint(), clock.hop, hidden_states, reaches)
 
     @torch.no_grad()
     def tick(
@@ -124,13 +136,13 @@ class LiveEncoder(nn.Module):
         if slots is None:
             slots = torch.arange(state.num_slots, device=samples.device)
         live = Live(state.tensors, slots, is_whole)
-        first, lengths = live.take("next_frame"), live.take("length")
+        span = Span(live.take("next_frame"), live.take("length"))
         x = self.project(self.frontend.tick(samples, live.within("frontend")))
         wants_all = state.hidden_states == "all"
-        hidden_states = self.context.tick(x, first, lengths, live.within("context"), wants_all)
-        frames = (first - self._delay())[:, None] + torch.arange(state.hop, device=samples.device)
-        live.put("next_frame", first + state.hop)
-        return hidden_states, (frames >= 0) & (frames < lengths[:, None])
+        hidden_states = self.context.tick(x, span, state.reaches, live.within("context"), wants_all)
+        exists = ~Span(span.first - _delay(state.reaches), span.lengths).missing(state.hop)
+        live.put("next_frame", span.first + state.hop)  # last: of all slots, span.first is the state's own tensor
+        return hidden_states, exists
 
     def step(
         self,
@@ -173,8 +185,9 @@ class LiveEncoder(nn.Module):
         where = torch.tensor(numbers, device=tensors["length"].device)
         lengths = self.frontend.num_frames(tensors["num_samples"][where])
         tensors["length"][where] = lengths
-        given = (tensors["next_frame"][where] - self._delay()).clamp(min=0)
-        ticks = -(-(lengths - (tensors["next_frame"][where] - self._delay())) // clock.hop)
+        next_given = tensors["next_frame"][where] - _delay(state.reaches)
+        given = next_given.clamp(min=0)
+        ticks = -(-(lengths - next_given) // clock.hop)
         ticks = ticks.masked_fill(lengths <= given, 0)
         counts = (ticks * clock.tick_samples - tensors["num_pending"][where]).clamp(min=0).tolist()
         zeros = tensors["pending"].new_zeros(len(numbers), max(counts, default=0))
@@ -189,11 +202,11 @@ class LiveEncoder(nn.Module):
 
     def clock(self, state: StreamState) -> Clock:
         """How samples are cut into the ticks of a state."""
-        return Clock.of(self.frontend, self.config.reaches[0], state.hop)
+        return Clock.of(self.frontend, state.reaches[0], state.hop)
 
     # ---- what it keeps ----
 
-    def _entries(self, clock: Clock, hidden_states: str) -> Entries:
+    def _entries(self, reaches: tuple[Reach, ...], clock: Clock, hidden_states: str) -> Entries:
         count = torch.int64
         return {
             "pending": Entry((clock.tick_samples,)),
@@ -202,15 +215,8 @@ class LiveEncoder(nn.Module):
             "next_frame": Entry((), clock.first_frame, count),
             "length": Entry((), NO_END, count),
             **within("frontend", self.frontend.entries()),
-            **within("context", self.context.entries(clock.hop, clock.first_frame, hidden_states == "all")),
+            **within("context", self.context.entries(reaches, clock.hop, clock.first_frame, hidden_states == "all")),
         }
-
-    def _delay(self) -> int:
-        """Frames by which those that come out of a tick lie behind those that go in."""
-        reaches = self.config.reaches
-        if isinstance(reaches[0], Blocks):
-            return reaches[0].look_ahead
-        return sum(reach.look_ahead for reach in reaches if isinstance(reach, Band))
 
     def _fingerprint(self) -> str:
         """Of the configuration and of a few weights: a state goes with the encoder that made it."""
@@ -229,7 +235,7 @@ class LiveEncoder(nn.Module):
         clock, tensors, device = self.clock(state), state.tensors, samples.device
         where = torch.tensor(numbers, device=device)
         pending = tensors["num_pending"][where].tolist()
-        first = (tensors["next_frame"][where] - self._delay()).tolist()
+        first = (tensors["next_frame"][where] - _delay(state.reaches)).tolist()
         lengths = tensors["length"][where].tolist()
         totals = [before + count for before, count in zip(pending, counts, strict=True)]
         ticks = [total // clock.tick_samples for total in totals]
@@ -272,24 +278,26 @@ class LiveEncoder(nn.Module):
 
     # ---- checks ----
 
-    def _live_reach(self) -> Reach:
-        """The reach of the first layer, where all can run live.
+    def _live_reaches(self, reach: Reach | Sequence[Reach] | None) -> tuple[Reach, ...]:
+        """The reach of each layer, where all can run live.
 
         Raises:
             ValueError: saying which part waits for the whole utterance, and what to choose instead.
         """
-        reaches = self.config.reaches
-        if any(isinstance(reach, Everything) for reach in reaches):
-            raise ValueError(
-                f"mixer={self.config.mixer!r} sees the whole utterance and cannot run live; the same weights run live "
-                "as 'llsa', 'sa' or 'masked': headrace export --mixer llsa."
-            )
+        reaches, mixer = self.context.reaches_of(reach), MIXERS[self.config.mixer]
+        for layer in self.context.layers:
+            for each in reaches:
+                layer.mixer.check_reach(each)
+        if any(isinstance(each, Everything) for each in reaches):
+            chosen = f"mixer={self.config.mixer!r}" if reach is None else f"reach={reach}"
+            raise ValueError(f"{chosen} sees the whole utterance and cannot run live; {_other_reach(self.config)}.")
         if parts := acausal_parts(self.config):
             raise ValueError(
                 f"{', '.join(parts)} sees the whole utterance and cannot run live; choose positions='rotary' or "
                 "'causal_conv', conv_norm='layer_norm', normalize_waveform=False and train again."
             )
-        if any(reach.look_back is None for reach in reaches if not isinstance(reach, Everything)):
+        is_endless = any(each.look_back is None for each in reaches if not isinstance(each, Everything))
+        if is_endless and not mixer.remembers_everything:
             raise ValueError(
                 "look_back=None would remember the whole past, which has no end when live; choose a number of frames: "
                 "headrace export --look-back 60."
@@ -298,7 +306,7 @@ class LiveEncoder(nn.Module):
             raise ValueError(
                 "an encoder in training mode drops and skips at random; call encoder.eval() to run it live."
             )
-        return reaches[0]
+        return reaches
 
     def _check_state(self, state: StreamState) -> None:
         if state.made_by != self._fingerprint():
@@ -346,3 +354,18 @@ class LiveEncoder(nn.Module):
                 "or leave out these samples and call again."
             )
         return counts
+
+
+def _delay(reaches: Sequence[Reach]) -> int:
+    """Frames by which those that come out of a tick lie behind those that go in."""
+    if isinstance(reaches[0], Blocks):
+        return reaches[0].look_ahead
+    return sum(reach.look_ahead for reach in reaches if isinstance(reach, Band))
+
+
+def _other_reach(config: EncoderConfig) -> str:
+    if issubclass(MIXERS[config.mixer], ChunkMixer):
+        return "choose a reach in chunks, Blocks(0, look_back, hop, per_block=True)"
+    if config.block == "conformer":
+        return "a conformer runs live with mixer='chunked', 'summary', 'deformable' or 'none'; train one of them"
+    return "the same weights run live as 'llsa', 'sa' or 'masked': headrace export --mixer llsa"

@@ -14,8 +14,9 @@ All limits are inclusive; ``look_back=None`` is unbounded. Frames outside the ut
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -107,6 +108,28 @@ class Blocks:
         return -(look_back + self.rows - 1 if self.per_block else look_back), self.rows - 1
 
 
+@dataclass(frozen=True)
+class Neighbours:
+    """A centred convolution: frame t sees t - radius .. t + radius, but nothing past its block of ``hop`` frames."""
+
+    radius: int
+    hop: int | None = None  # None: no blocks
+
+    def __post_init__(self) -> None:
+        _check_frames("radius", self.radius, 0)
+        if self.hop is not None:
+            _check_frames("hop", self.hop, 1)
+
+    def first(self, t: int) -> int:
+        """First frame that frame t sees in one layer."""
+        return max(0, t - self.radius)
+
+    def last(self, t: int) -> int | None:
+        """Last frame that frame t sees in one layer."""
+        ahead = t + self.radius
+        return ahead if self.hop is None else min(ahead, t // self.hop * self.hop + self.hop - 1)
+
+
 def _bounded(look_back: int | None) -> int:
     if look_back is None:
         raise ValueError("look_back=None has no lowest offset; choose a number of frames to use a relative bias.")
@@ -117,10 +140,11 @@ def _bounded(look_back: int | None) -> int:
 class Stack:
     """The reach of several layers on top of each other, lowest first: itself a reach."""
 
-    layers: tuple[Everything | Band | Blocks, ...]
+    layers: tuple[Everything | Band | Blocks | Neighbours, ...]
 
     def __post_init__(self) -> None:
-        shapes = {(r.look_ahead, r.hop) if isinstance(r, Blocks) else None for r in self.layers}
+        mixed = [r for r in self.layers if not isinstance(r, Neighbours)]
+        shapes = {(r.look_ahead, r.hop) if isinstance(r, Blocks) else None for r in mixed}
         if len(shapes) > 1:
             raise ValueError(
                 "a stack holds either no Blocks or only Blocks of one look_ahead and hop (their rows keep one layout "
@@ -138,7 +162,7 @@ class Stack:
 
         Bands add up. Blocks do not: provisional rows never know more than their own block does.
         """
-        if self.layers and isinstance(self.layers[0], Blocks):
+        if self.layers and isinstance(self.layers[0], Blocks) and self.layers[0].look_ahead:
             return self.layers[0].last(t)
         last: int | None = t
         for layer in reversed(self.layers):
@@ -147,17 +171,46 @@ class Stack:
 
 
 Reach = Everything | Band | Blocks
-AnyReach = Reach | Stack
+AnyReach = Reach | Neighbours | Stack
+
+
+KINDS: dict[str, type[Everything] | type[Band] | type[Blocks]] = {
+    kind.__name__: kind for kind in (Everything, Band, Blocks)
+}
+
+
+def to_values(reach: Reach) -> dict[str, Any]:
+    """A reach as plain values, for JSON and states."""
+    return {"kind": type(reach).__name__, **asdict(reach)}
+
+
+def from_values(values: Mapping[str, Any]) -> Reach:
+    """Read what ``to_values`` wrote.
+
+    Raises:
+        ValueError: it is no reach.
+    """
+    rest = dict(values)
+    kind = rest.pop("kind", None)
+    try:
+        return KINDS[kind](**rest)
+    except (KeyError, TypeError):
+        raise ValueError(f"a reach must be one of {', '.join(KINDS)} with its numbers, got {dict(values)}.") from None
 
 
 def look_ahead(reach: AnyReach) -> int | None:
     """Largest number of frames that any frame must wait for; None where it waits for the whole utterance."""
-    hop = max((layer.hop for layer in _layers(reach) if isinstance(layer, Blocks)), default=1)
+    hop = block_of(reach)
     waits = [last - t for t in range(hop) if (last := reach.last(t)) is not None]
     return max(waits) if len(waits) == hop else None
 
 
-def _layers(reach: AnyReach) -> Sequence[Reach]:
+def block_of(reach: AnyReach) -> int:
+    """Frames after which who sees whom repeats itself: those of a block, or 1."""
+    return max((layer.hop or 1 for layer in _layers(reach) if isinstance(layer, Blocks | Neighbours)), default=1)
+
+
+def _layers(reach: AnyReach) -> Sequence[Reach | Neighbours]:
     return reach.layers if isinstance(reach, Stack) else (reach,)
 
 

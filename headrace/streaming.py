@@ -19,10 +19,12 @@ from typing import Any
 
 import torch
 
+from headrace.reach import Reach, from_values, to_values
+
 NO_END = 2**62
 """Length of a stream whose end is not known."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class StreamState:
     made_by: the fingerprint of the encoder that it belongs to.
     hop: frames of a tick.
     hidden_states: "last" or "all", what the encoder returns.
+    reaches: of each layer.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -58,10 +61,18 @@ class StreamState:
     made_by: str
     hop: int
     hidden_states: str
+    reaches: tuple[Reach, ...]
 
     @classmethod
     def start(
-        cls, entries: Entries, num_slots: int, like: torch.Tensor, made_by: str, hop: int, hidden_states: str
+        cls,
+        entries: Entries,
+        num_slots: int,
+        like: torch.Tensor,
+        made_by: str,
+        hop: int,
+        hidden_states: str,
+        reaches: tuple[Reach, ...],
     ) -> StreamState:
         """Fresh streams, on the device and in the dtype of ``like``."""
         tensors = {
@@ -71,7 +82,7 @@ class StreamState:
             for name, entry in entries.items()
         }
         initial = {name: entry.initial for name, entry in entries.items()}
-        return cls(tensors, initial, made_by, hop, hidden_states)
+        return cls(tensors, initial, made_by, hop, hidden_states, reaches)
 
     @property
     def num_slots(self) -> int:
@@ -95,7 +106,9 @@ class StreamState:
     def to_dict(self) -> dict[str, Any]:
         """Plain values and tensors: torch.save writes it, torch.load(weights_only=True) reads it."""
         tensors = {name: x.clone() for name, x in self.tensors.items()}
-        return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self), "tensors": tensors}
+        reaches = [to_values(reach) for reach in self.reaches]
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {"format_version": FORMAT_VERSION, **plain, "tensors": tensors, "reaches": reaches}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StreamState:
@@ -105,14 +118,15 @@ class StreamState:
             ValueError: another format version, or fields that are missing or unknown.
         """
         names = {field.name for field in dataclasses.fields(cls)} | {"format_version"}
+        if values.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+            raise ValueError(f"a stream's state has format version {FORMAT_VERSION}, got {values['format_version']}.")
         if set(values) != names:
             raise ValueError(
                 f"a stream's state has the fields {', '.join(sorted(names))}; got {', '.join(sorted(values))}."
             )
-        if values["format_version"] != FORMAT_VERSION:
-            raise ValueError(f"a stream's state has format version {FORMAT_VERSION}, got {values['format_version']}.")
-        rest = {name: values[name] for name in names - {"format_version", "tensors"}}
-        return cls(tensors={name: x.clone() for name, x in values["tensors"].items()}, **rest)
+        rest = {name: values[name] for name in names - {"format_version", "tensors", "reaches"}}
+        tensors = {name: x.clone() for name, x in values["tensors"].items()}
+        return cls(tensors=tensors, reaches=tuple(map(from_values, values["reaches"])), **rest)
 
 
 @dataclass(frozen=True)
@@ -157,6 +171,27 @@ class Live:
         if length:
             self.put(name, joined.narrow(dim, joined.shape[dim] - length, length))
         return joined
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which frames a tick's rows are, and which of them exist.
+
+    first: [S] int64, the frame of the first row; frames below 0 do not exist.
+    lengths: [S] int64, frames of each stream; ``NO_END`` where the end is not known.
+    """
+
+    first: torch.Tensor
+    lengths: torch.Tensor
+
+    def frames(self, count: int) -> torch.Tensor:
+        """[S, count] int64: of so many rows."""
+        return self.first[:, None] + torch.arange(count, device=self.first.device)
+
+    def missing(self, count: int) -> torch.Tensor:
+        """[S, count] bool: which of so many rows hold no frame."""
+        frames = self.frames(count)
+        return (frames < 0) | (frames >= self.lengths[:, None])
 
 
 def slot_numbers(slots: Sequence[int] | torch.Tensor | None, num_slots: int) -> list[int]:

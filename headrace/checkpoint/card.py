@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from headrace.config import EncoderConfig, is_acausal
-from headrace.frontend import WaveformFrontend
+from headrace.frontend import Frontend
 from headrace.reach import look_ahead, picture
 
 HUBCONF = '''\
@@ -57,7 +57,7 @@ tags: [speech, streaming, self-supervised]
 # {title}
 
 A speech encoder of headrace: {mixer}, {num_layers} layers of {embed_dim}, \
-{parameters:.2f} M parameters, one frame every {stride_ms:g} ms.
+{parameters:.2f} M parameters, one frame every {stride_ms:g} ms (front-end: {frontend}).
 
 | latency | |
 |---|---|
@@ -93,9 +93,7 @@ In s3prl, in the checkout: `python downstream/run.py -m train -u headrace_local 
 FILES = ("README.md", "preprocessor_config.json", "hubconf.py", "expert.py", "requirements.txt")
 
 
-def files(
-    config: EncoderConfig, provenance: dict[str, Any], num_parameters: int, frontend: WaveformFrontend
-) -> dict[str, str]:
+def files(config: EncoderConfig, provenance: dict[str, Any], num_parameters: int, frontend: Frontend) -> dict[str, str]:
     """Name -> text of FILES: every file of the folder that holds no weights and no configuration."""
     preprocessor = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
@@ -111,7 +109,7 @@ def files(
     }
 
 
-def _card(config: EncoderConfig, provenance: dict[str, Any], num_parameters: int, frontend: WaveformFrontend) -> str:
+def _card(config: EncoderConfig, provenance: dict[str, Any], num_parameters: int, frontend: Frontend) -> str:
     ms = 1000 / config.sample_rate
     stride_ms = frontend.stride_samples * ms
     ahead = None if is_acausal(config) else look_ahead(config.stack)
@@ -123,11 +121,12 @@ def _card(config: EncoderConfig, provenance: dict[str, Any], num_parameters: int
         embed_dim=config.embed_dim,
         parameters=num_parameters / 1e6,
         stride_ms=stride_ms,
+        frontend=config.frontend,
         window_ms=frontend.window_samples * ms,
         look_ahead="whole utterance (not for live use)"
         if ahead is None
         else f"{ahead} frames = {ahead * stride_ms:g} ms",
-        picture=picture(config.reaches[-1], 24),
+        picture=picture(config.stack_under(config.reaches[-1:]), 24),
         sample_rate=config.sample_rate,
         normalized=", each normalised to zero mean and unit variance" if config.normalize_waveform else "",
         num_states=config.num_layers + 1,

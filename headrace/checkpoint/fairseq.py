@@ -35,7 +35,21 @@ FAIRSEQ_FIELDS = {
     "layerdrop": "encoder_layerdrop",
 }
 # Fields that fairseq does not have, under headrace's names; stock checkpoints have these values.
-HEADRACE_FIELDS = {"mixer": "full", "look_ahead": 0, "look_back": None, "hop": 1, "positions": "conv"}
+HEADRACE_FIELDS = {
+    "mixer": "full",
+    "block": "transformer",
+    "look_ahead": 0,
+    "look_back": None,
+    "hop": 1,
+    "positions": "conv",
+    "conv_kernel": 31,
+    "summary": "fast",
+    "frontend": "waveform",
+    "trained_hops": None,
+    "drawn": None,
+    "num_mels": 80,
+    "mel_channels": [64, 32],
+}
 # Fields of the task rather than of the model.
 TASK_FIELDS = {"normalize_waveform": "normalize", "sample_rate": "sample_rate"}
 # Sections of a run that fairseq's task and the plugin's model look into when they are built.
@@ -97,7 +111,8 @@ def fairseq_config_from_encoder(config: EncoderConfig) -> tuple[dict[str, Any], 
     model = {theirs: getattr(config, ours) for ours, theirs in FAIRSEQ_FIELDS.items()}
     model["conv_feature_layers"] = str([tuple(layer) for layer in config.conv_layers])
     model["extractor_mode"] = CONV_NORMS[config.conv_norm]
-    if config.mixer == "full" and config.positions == "conv":
+    ours = (config.mixer, config.positions, config.block, config.frontend)
+    if ours == ("full", "conv", "transformer", "waveform"):
         model["_name"] = "wav2vec2"
     else:
         model |= {"_name": "headrace_wav2vec2", **{name: getattr(config, name) for name in HEADRACE_FIELDS}}
@@ -184,18 +199,18 @@ def to_fairseq(encoder: SpeechEncoder, path: str | Path) -> None:
     """Write the encoder as a checkpoint that fairseq's own loader, trainer and fine-tuning take.
 
     ``fairseq.checkpoint_utils.load_model_ensemble_and_task([path], {"data": folder})`` gives a Wav2Vec2Model, or with
-    ``headrace_fairseq`` imported a HeadraceWav2Vec2Model where the mixer or the positions are none of fairseq's. It has
-    the encoder's hidden states, and is for features and fine-tuning: an encoder does not know the rest of a pretraining
-    model, so there is no quantizer (``quantize_targets`` is false), no optimizer state and no history, and the three
-    tensors that every such model has all the same (``mask_emb``, ``project_q``, ``final_proj``) are untrained: drawn
-    from a fixed seed. To go on with a pretraining, start from the checkpoint that fairseq saved.
+    ``headrace_fairseq`` imported a HeadraceWav2Vec2Model where mixer, positions or front-end are none of fairseq's. It
+    has the encoder's hidden states, and is for features and fine-tuning: an encoder does not know the rest of a
+    pretraining model, so there is no quantizer (``quantize_targets`` is false), no optimizer state and no history, and
+    the three tensors that every such model has all the same (``mask_emb``, ``project_q``, ``final_proj``) are
+    untrained: drawn from a fixed seed. To go on with a pretraining, start from the checkpoint that fairseq saved.
 
     Raises:
         OSError: the file could not be written whole; what stood there before stays.
     """
     model, task = fairseq_config_from_encoder(encoder.config)
     model |= {"quantize_targets": False, "final_dim": encoder.config.embed_dim}
-    state = headrace_to_fairseq(encoder.state_dict(), encoder.config.conv_norm) | _untrained_objective(encoder.config)
+    state = headrace_to_fairseq(encoder.state_dict(), encoder.config.conv_norm) | _untrained_objective(encoder)
     content = {
         "args": None,
         "cfg": {"model": model, "task": {"data": "", **task}, **RUN},
@@ -211,9 +226,9 @@ def to_fairseq(encoder: SpeechEncoder, path: str | Path) -> None:
             raise OSError(f"{path} could not be written: {str(error).splitlines()[0]}") from error
 
 
-def _untrained_objective(config: EncoderConfig) -> State:
+def _untrained_objective(encoder: SpeechEncoder) -> State:
     """What a Wav2Vec2Model without a quantizer has besides its encoder, drawn as fairseq draws it."""
-    channels, width = config.conv_layers[-1][0], config.embed_dim
+    channels, width = encoder.frontend.num_channels, encoder.config.embed_dim
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layers = nn.ModuleDict({"project_q": nn.Linear(channels, width), "final_proj": nn.Linear(width, width)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ from safetensors.torch import load_file
 from headrace.checkpoint import card
 from headrace.checkpoint.files import check_replaceable, write_tensors, written_whole
 from headrace.checkpoint.names import check_state
-from headrace.config import EncoderConfig
+from headrace.config import EncoderConfig, warn_of_unseen
 from headrace.encoder import SpeechEncoder
 from headrace.int8 import to_int8
 
 FORMAT_VERSION = 1
 REQUIRED = ("config.json", "model.safetensors")
-# the last ones are put there by others: a head, a certificate; both go with the weights
-FILES = (*REQUIRED, *card.FILES, "head.json", "head.safetensors", "latency.json", "latency.png")
+# the last ones are put there by others: a head, a certificate, attention maps; all go with the weights
+MEASURED = ("latency.json", "latency.png", "attention.json", "attention.png")
+FILES = (*REQUIRED, *card.FILES, "head.json", "head.safetensors", *MEASURED)
 
 
 def save(encoder: SpeechEncoder, folder: str | Path, provenance: dict[str, Any] | None = None) -> None:
@@ -41,7 +43,7 @@ def save(encoder: SpeechEncoder, folder: str | Path, provenance: dict[str, Any] 
     provenance = provenance or {}
     config = {"format_version": FORMAT_VERSION, **encoder.config.to_dict(), "provenance": provenance}
     state = {name: tensor.detach().cpu() for name, tensor in encoder.state_dict().items()}
-    num_parameters = sum(tensor.numel() for tensor in state.values())
+    num_parameters = sum(parameter.numel() for parameter in encoder.parameters())
     files = card.files(encoder.config, provenance, num_parameters, encoder.frontend)
     with written_whole(folder) as partial:
         partial.mkdir()
@@ -51,14 +53,17 @@ def save(encoder: SpeechEncoder, folder: str | Path, provenance: dict[str, Any] 
             (partial / name).write_text(text)
 
 
-def load(folder: str | Path, int8: bool = False) -> SpeechEncoder:
+def load(folder: str | Path, int8: bool = False, changes: Mapping[str, Any] | None = None) -> SpeechEncoder:
     """An encoder in eval mode, from a portable folder or from a model hub id such as "team/llsa-base".
 
     Args:
         int8: 8-bit weights in its linear maps, for live running on a CPU (``headrace.int8``).
+        changes: fields of EncoderConfig to set otherwise, the same weights under another reach: ``{"hop": 16}``. Chunks
+            of a size that training did not have are warned of.
 
     Raises:
-        ValueError: no such folder, a file or tensor is missing, shapes differ, the format is of another version.
+        ValueError: no such folder, a file or tensor is missing, shapes differ, the format is of another version, a
+            field that does not exist or a value that it does not take.
     """
     path = _resolve(folder)
     missing = [name for name in REQUIRED if not (path / name).is_file()]
@@ -66,7 +71,7 @@ def load(folder: str | Path, int8: bool = False) -> SpeechEncoder:
         raise ValueError(
             f"{path} is not a portable folder: {' and '.join(missing)} missing; write one with `headrace export`."
         )
-    config = read_config(path)
+    config = changed(read_config(path), changes or {})
     encoder = SpeechEncoder(config)
     try:
         state = load_file(path / "model.safetensors")
@@ -78,6 +83,23 @@ def load(folder: str | Path, int8: bool = False) -> SpeechEncoder:
     if int8:
         to_int8(encoder)
     return encoder
+
+
+def changed(config: EncoderConfig, changes: Mapping[str, Any]) -> EncoderConfig:
+    """A configuration with other fields, with a warning of chunks of a size that its training did not have.
+
+    Raises:
+        ValueError: a field that does not exist, or a value that it does not take.
+    """
+    values = {**config.to_dict(), **changes}
+    if values["hop"] != config.hop and config.hops_of_training is not None:
+        values["trained_hops"] = list(config.hops_of_training)
+    if values["mixer"] == "full":  # which nothing is drawn for
+        values["drawn"] = None
+    new = EncoderConfig.from_dict(values)
+    if unseen := [reach for reach in new.reaches if not config.is_trained(reach)]:
+        warn_of_unseen(config, unseen[0])
+    return new
 
 
 def read_config(folder: Path) -> EncoderConfig:

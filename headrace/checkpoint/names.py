@@ -20,6 +20,7 @@ _BLOCK_FAIRSEQ = {
     "fc2": "fc2",
     "ffn_norm": "final_layer_norm",
 }
+_CONFORMER_FAIRSEQ = {"ffn1": "ffn1", "convolution": "conv_module", "ffn2": "ffn2", "norm": "norm"}
 _BLOCK_TRANSFORMERS = {
     "mixer": "attention",
     "mixer_norm": "layer_norm",
@@ -33,13 +34,17 @@ FAIRSEQ = {
     "frontend.conv_layers.{i}.conv": "feature_extractor.conv_layers.{i}.0",
     "frontend.conv_layers.{i}.norm[layer_norm]": "feature_extractor.conv_layers.{i}.2.1",
     "frontend.conv_layers.{i}.norm[group_norm]": "feature_extractor.conv_layers.{i}.2",
+    "frontend.log_mel": "feature_extractor.log_mel",  # what was measured of the corpus
     "project.norm": "layer_norm",
     "project.linear": "post_extract_proj",
     "context.positions.conv.bias": "encoder.pos_conv.0.bias",
     "context.positions.conv.parametrizations.weight.original0": "encoder.pos_conv.0.weight_g",
     "context.positions.conv.parametrizations.weight.original1": "encoder.pos_conv.0.weight_v",
     "context.norm": "encoder.layer_norm",
-    **{f"context.layers.{{i}}.{ours}": f"encoder.layers.{{i}}.{theirs}" for ours, theirs in _BLOCK_FAIRSEQ.items()},
+    **{
+        f"context.layers.{{i}}.{ours}": f"encoder.layers.{{i}}.{theirs}"
+        for ours, theirs in (_BLOCK_FAIRSEQ | _CONFORMER_FAIRSEQ).items()
+    },
 }
 
 # headrace -> transformers' Wav2Vec2Model and HubertModel.

@@ -127,10 +127,12 @@ def to_transformers(encoder: SpeechEncoder, folder: str | Path) -> None:
         OSError: the folder could not be written whole; what stood there before stays.
     """
     folder, config = Path(folder), encoder.config
-    if config.mixer != "full" or config.positions != "conv":
+    ours = (config.mixer, config.positions, config.block, config.frontend)
+    if ours != ("full", "conv", "transformer", "waveform"):
         raise ValueError(
-            "transformers' Wav2Vec2Model is mixer='full' with positions='conv'; this encoder has "
-            f"mixer={config.mixer!r}, positions={config.positions!r}. Share it as a portable folder instead "
+            "transformers' Wav2Vec2Model is mixer='full' with positions='conv' in transformer blocks on "
+            f"frontend='waveform'; this encoder has mixer={config.mixer!r}, positions={config.positions!r}, "
+            f"block={config.block!r}, frontend={config.frontend!r}. Share it as a portable folder instead "
             "(headrace.checkpoint.save)."
         )
     check_replaceable(folder, FILES, _is_ours)

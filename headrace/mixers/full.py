@@ -14,8 +14,9 @@ class FullAttention(Attention):
 
     reaches: ClassVar[tuple[type, ...]] = (Everything,)
     supports_dropout: ClassVar[bool] = True
+    in_conformer: ClassVar[bool] = True
 
     @staticmethod
-    def reach(look_ahead: int, look_back: int | None, hop: int) -> Reach:
+    def reach(look_ahead: int, look_back: int | None, hop: int | None) -> Reach:
         """Everything, whatever the configured look-ahead, look-back and hop."""
         return Everything()

@@ -18,11 +18,13 @@ class LowLatencyStreamingAttention(Attention):
     reaches: ClassVar[tuple[type, ...]] = (Blocks, Everything)
 
     @staticmethod
-    def reach(look_ahead: int, look_back: int | None, hop: int) -> Reach:
+    def reach(look_ahead: int, look_back: int | None, hop: int | None) -> Reach:
         """Blocks of ``hop`` frames."""
+        if hop is None:
+            raise ValueError("hop must be a whole number of frames >= 1 for llsa, got None; 'full' sees everything.")
         return Blocks(look_ahead, look_back, hop)
 
-    def attend(
+    def attend_within(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor | None, reach: Reach
     ) -> torch.Tensor:
         """q, k, v and the result: as ``ops.llsa`` has them."""

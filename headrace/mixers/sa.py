@@ -18,11 +18,11 @@ class StreamingAttention(Attention):
     reaches: ClassVar[tuple[type, ...]] = (Band, Everything)
 
     @staticmethod
-    def reach(look_ahead: int, look_back: int | None, hop: int) -> Reach:
+    def reach(look_ahead: int, look_back: int | None, hop: int | None) -> Reach:
         """A band; hop does not apply."""
         return Band(look_ahead, look_back)
 
-    def attend(
+    def attend_within(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor | None, reach: Reach
     ) -> torch.Tensor:
         """q, k, v and the result: [N, H, T, D]."""
