@@ -17,6 +17,9 @@ SMALL = {
     "look_back": 7,
 }
 
+CONFORMER = {"block": "conformer", "conv_kernel": 5}
+LOG_MEL = {"frontend": "log_mel", "num_mels": 20, "mel_channels": [6, 4]}  # 640 samples a frame
+
 # Every mixer, with every kind of position that it takes, before and after the norm.
 CONFIGS = {
     "full": {"mixer": "full"},
@@ -33,6 +36,23 @@ CONFIGS = {
     "llsa causal_conv": {"mixer": "llsa", "positions": "causal_conv"},
     "llsa hop 4": {"mixer": "llsa", "hop": 4},
     "llsa hop 3 no look-ahead": {"mixer": "llsa", "hop": 3, "look_ahead": 0},
+    "chunked": {"mixer": "chunked", "hop": 4, "look_back": 8},
+    "chunked unbounded": {"mixer": "chunked", "hop": 3, "look_back": None},
+    "deformable": {"mixer": "deformable", "hop": 4},
+    "summary": {"mixer": "summary", "hop": 3, "look_back": None},
+    "summary lite": {"mixer": "summary", "summary": "lite", "hop": 4, "look_back": 8, "norm_first": True},
+    "conformer full": {**CONFORMER, "mixer": "full"},
+    "conformer chunked": {**CONFORMER, "mixer": "chunked", "hop": 4, "look_back": 8},
+    "conformer chunked relative": {**CONFORMER, "mixer": "chunked", "hop": 4, "look_back": 8, "positions": "relative"},
+    "conformer chunked causal_conv": {**CONFORMER, "mixer": "chunked", "hop": 2, "positions": "causal_conv"},
+    "conformer deformable": {**CONFORMER, "mixer": "deformable", "hop": 6},
+    "conformer none": {**CONFORMER, "mixer": "none", "hop": 6},
+    "conformer none, chunk of 1": {**CONFORMER, "mixer": "none", "hop": 1},
+    "conformer chunked log_mel": {**CONFORMER, **LOG_MEL, "mixer": "chunked", "hop": 4, "look_back": 8},
+    "conformer none log_mel": {**CONFORMER, **LOG_MEL, "mixer": "none", "hop": 2},
+    "conformer summary": {**CONFORMER, "mixer": "summary", "hop": 4, "look_back": 8},
+    "conformer summary full": {**CONFORMER, "mixer": "summary", "summary": "full", "hop": 3, "look_back": 7},
+    "conformer summary unbounded": {**CONFORMER, "mixer": "summary", "hop": 4, "look_back": None},
 }
 
 

@@ -9,7 +9,7 @@ from headrace import Band, Blocks, EncoderConfig, Everything, SpeechEncoder
 from headrace.config import is_acausal
 from headrace.ops.layout import lay_out, read_back
 from headrace.positions import rotary, rotate
-from headrace.reach import Stack, look_ahead
+from headrace.reach import look_ahead
 
 each_config = pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
 
@@ -37,12 +37,16 @@ def test_each_layer_sees_exactly_the_frames_that_its_reach_claims(changes):
     x = torch.randn(1, 30, 16, dtype=torch.float64, requires_grad=True)
     hidden_states = encoder.context(x)
     convolved = encoder.config.positions != "rotary"
+    is_chosen = encoder.config.mixer == "deformable"  # frames choose where they look, within their reach
     for depth, layer in enumerate(hidden_states):
-        stack = Stack(encoder.config.reaches[:depth])
+        stack = encoder.config.stack_under(encoder.config.reaches[:depth])
         for t in (0, 13, 14, 15, 29):
             (gradient,) = torch.autograd.grad(layer[0, t] @ torch.randn(16, dtype=x.dtype), x, retain_graph=True)
             seen = gradient[0].abs().sum(-1).nonzero().flatten()
             last = stack.last(t)
+            if is_chosen:
+                assert stack.first(t) <= seen[0] and seen[-1] <= last
+                continue
             if encoder.config.positions != "conv":
                 assert seen[-1] == min(29, t + 30 if last is None else last)
             if not convolved:
@@ -128,7 +132,8 @@ def test_a_wide_reach_equals_the_acausal_encoder():
     x = torch.randn(1, 20, 16, dtype=torch.float64)
     expected = small_encoder(mixer="full").context(x)[-1]
     assert torch.allclose(small_encoder(mixer="sa").context(x, reach=Band(20, None))[-1], expected, atol=1e-12)
-    assert torch.allclose(small_encoder(mixer="llsa").context(x, reach=Blocks(0, None, 20))[-1], expected, atol=1e-12)
+    wide = small_encoder(mixer="llsa", hop=20).context
+    assert torch.allclose(wide(x, reach=Blocks(0, None, 20))[-1], expected, atol=1e-12)
 
 
 @settings(max_examples=30)
@@ -172,6 +177,26 @@ def test_latency_is_claimed_only_where_nothing_sees_the_whole_utterance():
         **dict.fromkeys(["llsa", "llsa norm first", "llsa causal_conv"], 2),
         "llsa hop 4": 5,
         "llsa hop 3 no look-ahead": 2,
+        "conformer full": None,
+        **dict.fromkeys(
+            [
+                "chunked",
+                "summary lite",
+                "deformable",
+                "conformer chunked",
+                "conformer chunked relative",
+                "conformer summary",
+            ],
+            3,
+        ),
+        **dict.fromkeys(["chunked unbounded", "summary", "conformer summary full"], 2),
+        "conformer chunked causal_conv": 1,
+        "conformer chunked log_mel": 3,
+        "conformer none log_mel": 1,
+        "conformer deformable": 5,
+        "conformer none": 5,
+        "conformer none, chunk of 1": 0,
+        "conformer summary unbounded": 3,
     }
 
 
@@ -179,6 +204,15 @@ def test_latency_is_claimed_only_where_nothing_sees_the_whole_utterance():
     ("changes", "words"),
     [
         ({"mixer": "typo"}, ["mixer", "full, masked, sa, llsa", "'typo'"]),
+        ({"block": "conformer"}, ["mixer='llsa'", "block='conformer'", "chunked", "block='transformer'"]),
+        ({"block": "conformer", "mixer": "sa"}, ["mixer='sa'", "sa's look-ahead in each layer"]),
+        ({"mixer": "none"}, ["mixer='none'", "no frames", "block='conformer'"]),
+        ({"mixer": "chunked", "hop": 0}, ["hop", "0"]),
+        ({"mixer": "chunked", "look_back": -1}, ["look_back", "-1"]),
+        ({"mixer": "chunked", "look_ahead": [1, 2, 3]}, ["look_ahead", "chunked", "[1, 2, 3]"]),
+        ({"block": "conformer", "mixer": "chunked", "conv_kernel": 4}, ["conv_kernel", "odd", "4"]),
+        ({"mixer": "sa", "positions": "relative"}, ["positions='relative'", "chunked", "sa"]),
+        ({"mixer": "summary", "summary": "typo"}, ["summary", "full, lite, fast", "'typo'"]),
         ({"look_ahead": -1}, ["look_ahead", "-1", ">= 0"]),
         ({"look_back": -3}, ["look_back", "-3"]),
         ({"hop": 0}, ["hop", "0"]),

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from encoders import small_encoder
+from encoders import CONFIGS, small_encoder
 from headrace import checkpoint, load, ops
 from headrace.certificate import certify
 from headrace.int8 import Int8Linear, int8_linear, to_int8
@@ -100,9 +100,12 @@ assert torch.equal(torch.ops.headrace.int8_linear(x, weight, scales, None), torc
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("mixer", ["llsa", "sa"])
-def test_an_encoder_with_8_bit_weights_loses_little_and_cuts_change_nothing(mixer, tmp_path):
-    encoder = small_encoder(torch.float32, mixer=mixer, embed_dim=64, ffn_dim=128)
+@pytest.mark.parametrize(
+    "name",
+    ["llsa", "sa", "conformer chunked relative", "conformer none", "conformer summary", "conformer summary unbounded"],
+)
+def test_an_encoder_with_8_bit_weights_loses_little_and_cuts_change_nothing(name, tmp_path):
+    encoder = small_encoder(torch.float32, **CONFIGS[name], embed_dim=64, ffn_dim=128)
     checkpoint.save(encoder, tmp_path / "encoder")
     rounded = load(tmp_path / "encoder", int8=True)
     waveform = torch.randn(1, 9000)

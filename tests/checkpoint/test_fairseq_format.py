@@ -9,14 +9,14 @@ import sys
 import pytest
 import torch
 
-from encoders import small_encoder
+from encoders import CONFIGS, small_encoder
 from headrace.checkpoint import from_fairseq, to_fairseq
 from headrace.checkpoint.fairseq import encoder_config_from_fairseq, parse_conv_layers
 
 
-@pytest.mark.parametrize("mixer", ["full", "sa", "llsa"])
-def test_round_trip_through_fairseqs_format(mixer, tmp_path):
-    encoder = small_encoder(torch.float32, mixer=mixer, look_ahead=3)
+@pytest.mark.parametrize("name", ["full", "sa", "llsa", *(name for name in CONFIGS if name.startswith("conformer"))])
+def test_round_trip_through_fairseqs_format(name, tmp_path):
+    encoder = small_encoder(torch.float32, **CONFIGS[name])
     to_fairseq(encoder, tmp_path / "checkpoint.pt")
     again = from_fairseq(tmp_path / "checkpoint.pt")
     assert again.config == encoder.config

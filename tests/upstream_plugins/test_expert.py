@@ -38,10 +38,12 @@ def test_the_downsample_rate_is_the_stride_of_the_encoder(stride):
 @pytest.mark.parametrize("changes", encoders.CONFIGS.values(), ids=encoders.CONFIGS)
 def test_an_item_alone_and_in_a_batch_has_the_same_frames(changes):
     upstream = EncoderUpstream(encoders.small_encoder(**changes))
-    wavs = noise(1, 319, 320, 321, 1999, 5000)
+    stride = upstream.get_downsample_rates("hidden_states")
+    assert stride == (640 if changes.get("frontend") == "log_mel" else 320)
+    wavs = noise(1, stride - 1, stride, stride + 1, 1999, 5000)
     together = upstream(wavs)["hidden_states"]
     for index, wav in enumerate(wavs):
-        num_frames = -(-len(wav) // 320)
+        num_frames = -(-len(wav) // stride)
         for layer, alone in enumerate(upstream([wav])["hidden_states"]):
             assert alone.shape[1] == num_frames
             torch.testing.assert_close(together[layer][index, :num_frames], alone[0], rtol=1e-12, atol=1e-12)
