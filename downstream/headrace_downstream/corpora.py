@@ -20,7 +20,7 @@ from typing import Any
 import soundfile
 
 SAMPLE_RATE = 16000
-SHORTEST_SAMPLES = 320  # one frame of the slowest upstream; s3prl's heads fail on an utterance of none
+SHORTEST_SAMPLES = 640  # one frame of the slowest upstream (log-mel); s3prl's heads fail on an utterance of none
 FOLDS = ("fold1", "fold2", "fold3", "fold4", "fold5")
 MISSING = "???"
 HERE = Path(__file__).resolve().parent.parent

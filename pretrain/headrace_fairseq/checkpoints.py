@@ -21,7 +21,7 @@ from fairseq.data import Dictionary
 from fairseq.distributed.utils import get_global_rank
 from fairseq.file_io import PathManager
 
-from headrace_fairseq import resume
+from headrace_fairseq import mel_statistics, resume
 from headrace_fairseq.data import watch_trainer
 from headrace_fairseq.errors import one_clear_line
 from headrace_fairseq.watch_health import watch_health
@@ -76,6 +76,8 @@ def load(cfg: Any, trainer: Any, **passthrough_args: Any) -> Any:
         trainer.task.get_checkpoint_dict = lambda: corpus  # what fairseq adds to a checkpoint's extra_state
         watch_trainer(trainer)
         loaded = _FAIRSEQ_LOAD(cfg, trainer, **passthrough_args)
+        if loaded[0] is None:  # weights go with the statistics that they were trained on
+            mel_statistics.measure_for(trainer)
         watch_health(trainer)  # behind it: labels have been checked
         return loaded
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, field, fields, make_dataclass
+from dataclasses import MISSING, Field, field, fields, make_dataclass
 from typing import Any, get_type_hints
 
 from fairseq.models.hubert.hubert import HubertConfig
@@ -33,10 +33,15 @@ def _own_fields() -> list[tuple[str, Any, Field[Any]]]:
     own = []
     for f in fields(EncoderConfig):
         if f.name not in FAIRSEQ_FIELDS:
-            default = II(f"task.{TASK_FIELDS[f.name]}") if f.name in TASK_FIELDS else f.default
+            default = II(f"task.{TASK_FIELDS[f.name]}") if f.name in TASK_FIELDS else _default(f)
             # fairseq's parsers know plain types only; EncoderConfig checks the value.
             own.append((f.name, hints[f.name] if hints[f.name] in PLAIN_TYPES else Any, field(default=default)))
     return own
+
+
+def _default(f: Field[Any]) -> Any:
+    """A list as a tuple, which a dataclass takes as a default."""
+    return f.default if f.default_factory is MISSING else tuple(f.default_factory())
 
 
 def _run_fields() -> list[tuple[str, Any, Field[Any]]]:

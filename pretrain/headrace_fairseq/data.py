@@ -34,11 +34,13 @@ class KnownUtterances(BaseWrapperDataset):
         dataset: fairseq's, with its ``collater``.
         seed: of the run.
         min_samples: shorter items, NaN, another sample rate and unreadable files are left out with a warning.
+        keeps_samples: give the waveforms as fp64, which fairseq's fp16 and bf16 training leaves as it is: it would
+            round the samples too, and log-mels of such are log-mels of noise in quiet bands.
     """
 
-    def __init__(self, dataset: FairseqDataset, seed: int, min_samples: int) -> None:
+    def __init__(self, dataset: FairseqDataset, seed: int, min_samples: int, keeps_samples: bool = False) -> None:
         super().__init__(dataset)
-        self.seed, self.min_samples = seed, min_samples
+        self.seed, self.min_samples, self.keeps_samples = seed, min_samples, keeps_samples
         # Shared memory, because fairseq keeps the workers of the first epoch for all later ones.
         self._epoch = torch.ones((), dtype=torch.int64).share_memory_()
         self._left_out = LeftOut(len(self), get_global_world_size())
@@ -110,6 +112,8 @@ class KnownUtterances(BaseWrapperDataset):
             batch = self.dataset.collater(samples)
         if batch:
             batch["net_input"].update(utterances=batch["id"], epoch=epoch)
+            if self.keeps_samples:
+                batch["net_input"]["source"] = batch["net_input"]["source"].double()
         return batch
 
     def _check_source(self, source: torch.Tensor) -> None:
@@ -119,9 +123,11 @@ class KnownUtterances(BaseWrapperDataset):
             raise ValueError("samples that are NaN or infinite")
 
 
-def watch_datasets(task: AudioPretrainingTask | HubertPretrainingTask, seed: int, min_samples: int) -> None:
-    """From now on, check each manifest that ``task`` loads, and its labels, and wrap the dataset. A second call
-    changes nothing.
+def watch_datasets(
+    task: AudioPretrainingTask | HubertPretrainingTask, seed: int, min_samples: int, keeps_samples: bool = False
+) -> None:
+    """From now on, check each manifest that ``task`` loads, and its labels, and wrap the dataset as ``KnownUtterances``
+    says. A second call changes nothing.
 
     Raises:
         ValueError: the folder of manifests does not exist; on loading, what ``check_manifest`` and ``labels.check``
@@ -142,7 +148,7 @@ def watch_datasets(task: AudioPretrainingTask | HubertPretrainingTask, seed: int
             load(split, *args, **kwargs)
             dataset = task.datasets[split]
             _check_lengths(dataset, split, min_samples)
-            task.datasets[split] = KnownUtterances(dataset, seed, min_samples)
+            task.datasets[split] = KnownUtterances(dataset, seed, min_samples, keeps_samples)
 
     task.load_dataset = load_dataset  # type: ignore[method-assign]
 

@@ -8,7 +8,8 @@ Methods of these names stand there instead, so that objective, masks, loss and l
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from fairseq.distributed.utils import get_global_rank
 from omegaconf import DictConfig
 
 from headrace import EncoderConfig, SpeechEncoder
+from headrace.frontends import FRONTENDS
+from headrace.log_mel import LogMelFrontend
+from headrace.reach import Reach
 from headrace_fairseq import masks
 from headrace_fairseq.errors import one_clear_line
 from headrace_fairseq.names import from_fairseq_names, to_fairseq_names, why_not
@@ -30,6 +34,7 @@ class EncoderInside(torch.nn.Module):
     cfg: DictConfig
     speech_encoder: SpeechEncoder
     progress: Progress
+    batch: tuple[torch.Tensor, int] | None = None  # utterances [N] and epoch, while the forward of a known batch runs
 
     def put_encoder_inside(self, cfg: DictConfig, config: EncoderConfig) -> None:
         """In place of the modules that fairseq's constructor has built; ``config`` is ``encoder_config(cfg)``."""
@@ -47,6 +52,11 @@ class EncoderInside(torch.nn.Module):
         """The shortest utterance that can be masked and leave a frame to see."""
         frontend = self.speech_encoder.frontend
         return frontend.window_samples + (masks.min_frames(self.cfg) - 1) * frontend.stride_samples
+
+    @property
+    def keeps_samples(self) -> bool:
+        """Whether the front-end wants unrounded samples where the rest is fp16 or bf16."""
+        return isinstance(self.speech_encoder.frontend, LogMelFrontend)
 
     def feature_extractor(self, source: torch.Tensor) -> torch.Tensor:
         """[N, samples] -> [N, channels, T]."""
@@ -71,10 +81,27 @@ class EncoderInside(torch.nn.Module):
         """fairseq's TransformerEncoder: the last frames [N, T, C], or those of ``layer``; each layer's [T, N, C]."""
         lengths = None if padding_mask is None else (~padding_mask).sum(-1)
         context = self.speech_encoder.context
-        hidden_states = context(x, lengths)
+        hidden_states = context(x, lengths, self._drawn_reach())
         outputs = hidden_states[1:]
         x = context.output(hidden_states, lengths) if layer is None else outputs[layer]
         return x, [(output.transpose(0, 1), None, None) for output in outputs]
+
+    @contextmanager
+    def known_batch(self, utterances: torch.Tensor | None, epoch: int) -> Iterator[None]:
+        """While the forward of these utterances [N] runs, what is drawn is drawn by them."""
+        self.batch = None if utterances is None else (utterances.cpu(), epoch)
+        try:
+            yield
+        finally:
+            self.batch = None
+
+    def _drawn_reach(self) -> Reach | None:
+        """In training, by (seed, epoch, utterances) where reaches are drawn; None: the configuration's."""
+        config = self.speech_encoder.config
+        if not self.training or config.drawn_reach is None or self.batch is None:
+            return None
+        utterances, epoch = self.batch
+        return config.drawn_reach.draw(config.mixer, int(self.cfg.seed), epoch, *utterances.tolist())
 
     def set_num_updates(self, num_updates: int) -> None:
         """Called by fairseq before each update."""
@@ -93,8 +120,15 @@ class EncoderInside(torch.nn.Module):
         return super().load_state_dict(state_dict, strict, model_cfg, args)  # pyright: ignore[reportCallIssue]
 
 
-def without_layers(cfg: DictConfig) -> DictConfig:
-    """fairseq's own transformer is built and thrown away: without layers."""
+def for_fairseq(cfg: DictConfig, config: EncoderConfig) -> DictConfig:
+    """What fairseq's constructor builds of its own encoder is thrown away: no layers.
+
+    It reads the width and the rate of features from its convolutions' configuration, too. A front-end that has others
+    is one convolution of the same width, window and stride to it.
+    """
     cfg = copy.copy(cfg)
     cfg.encoder_layers = 0
+    if config.frontend != "waveform":
+        frontend = FRONTENDS[config.frontend](config)
+        cfg.conv_feature_layers = f"[({frontend.num_channels}, {frontend.window_samples}, {frontend.stride_samples})]"
     return cfg

@@ -43,8 +43,9 @@ def why_not(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tens
         name = other[0]
         parts.append(f"{name} is {list(found[name].shape)}, expected {list(expected[name].shape)} ({len(other)} such)")
     advice = "the model section must describe the same shape (encoder_*, conv_*, layer_norm_first, latent_*, final_dim"
-    positions = any("pos_conv" in name for name in missing + unknown)
-    return f"the checkpoint is another model's: {'; '.join(parts)}; {advice}{', positions' if positions else ''})."
+    told = (("pos_conv", ", positions"), ("log_mel", ", frontend, num_mels, mel_channels"))
+    more = "".join(fields for part, fields in told if any(part in name for name in missing + unknown + other))
+    return f"the checkpoint is another model's: {'; '.join(parts)}; {advice}{more})."
 
 
 def _take(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

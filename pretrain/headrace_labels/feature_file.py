@@ -19,7 +19,8 @@ import numpy as np
 from tqdm import tqdm
 
 from headrace.checkpoint.files import written_whole
-from headrace_labels.features import Features, read_audio
+from headrace_labels.audio import read_audio
+from headrace_labels.features import Features
 from headrace_labels.shards import Manifest, Shard
 
 NOTE_EVERY = 50  # utterances between two notes of how far a dump is

@@ -10,8 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
+from headrace_labels.audio import read_audio
 from headrace_labels.feature_file import FeatureFile
-from headrace_labels.features import Features, read_audio
+from headrace_labels.features import Features
 from headrace_labels.shards import Manifest
 
 BLOCK = 500  # frames that are read in one piece: neighbours stay together, and the disk is read in megabytes

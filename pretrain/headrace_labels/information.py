@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import mutual_info_score
 
-from headrace_labels.features import SAMPLE_RATE, read_audio
+from headrace_labels.audio import SAMPLE_RATE, read_audio
 from headrace_labels.shards import Manifest
 
 QUIET_DB = 35.0  # below the loudest frame

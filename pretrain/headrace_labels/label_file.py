@@ -18,8 +18,9 @@ import torch
 from tqdm import tqdm
 
 from headrace.checkpoint.files import written_whole
+from headrace_labels.audio import read_audio
 from headrace_labels.clusters import Clusters
-from headrace_labels.features import Features, read_audio
+from headrace_labels.features import Features
 from headrace_labels.note import Note, write_note
 from headrace_labels.shards import Manifest, Shard
 

@@ -18,7 +18,7 @@ import yaml
 
 from headrace_labels.features import Mfcc
 from headrace_labels.shards import read_manifest
-from headrace_pretraining.shape import CONFIGS, section_of, shape_of
+from headrace_pretraining.shape import CONFIGS, frames_a_second, section_of, shape_of
 from headrace_stages.hydra import hydra_value
 from headrace_stages.process import as_typed
 from headrace_stages.stage import RunFolder, Stage
@@ -26,7 +26,6 @@ from headrace_stages.stage import RunFolder, Stage
 PRETRAIN = Path(__file__).resolve().parents[1]
 SPLITS = ("train", "valid")
 SAMPLE_RATE = 16000
-ENCODER_FRAMES_A_SECOND = 50.0
 LABEL_BYTES = 4  # a number below 1000 and a space
 
 
@@ -194,7 +193,7 @@ class Iterations:
 
     def _training(self, number: int, one: Iteration) -> Stage:
         name = f"train-{number}"
-        rate = Mfcc.rate if one.layer is None else ENCODER_FRAMES_A_SECOND
+        rate = Mfcc.rate if one.layer is None else self.encoder_rate
         overrides = [
             *self.overrides,
             f"task.data={hydra_value(self.data)}",
@@ -241,13 +240,18 @@ class Iterations:
         """Of speech in all splits."""
         return sum(sum(read_manifest(self.data, split).num_samples) for split in SPLITS) / SAMPLE_RATE / 3600
 
+    @cached_property
+    def encoder_rate(self) -> float:
+        """Frames a second of the encoder, and so labels of its layers."""
+        return frames_a_second(self.plan.config, self.overrides, CONFIGS)
+
     @property
     def num_bytes(self) -> float:
         """Of disk, about: stored frames, labels, and three checkpoints with two moments of Adam for each iteration."""
         shape = shape_of(self.plan.config, self.overrides, CONFIGS)
         total = 0.0
         for one in self.plan.iterations:
-            dim, rate = (Mfcc.dim, Mfcc.rate) if one.layer is None else (shape.width, ENCODER_FRAMES_A_SECOND)
+            dim, rate = (Mfcc.dim, Mfcc.rate) if one.layer is None else (shape.width, self.encoder_rate)
             frames = 3600 * self.hours * rate
             stored = 0 if self.processes > 1 else 4 * dim
             total += frames * (stored + LABEL_BYTES) + 3 * 3 * 4 * 12 * shape.layers * shape.width**2

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
-from headrace.checkpoint.fairseq import FAIRSEQ_FIELDS, HEADRACE_FIELDS
+from headrace import EncoderConfig
+from headrace.checkpoint.fairseq import FAIRSEQ_FIELDS, HEADRACE_FIELDS, parse_conv_layers
+from headrace.frontends import FRONTENDS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -67,6 +70,26 @@ def shape_of(config: str, overrides: Sequence[str], configs: Path) -> Shape:
         raise ValueError(
             f"{config}: expected numbers as encoder_layers, encoder_embed_dim and num_negatives of model: {why}"
         ) from None
+
+
+def frames_a_second(config: str, overrides: Sequence[str], configs: Path) -> float:
+    """Of the encoder of a configuration: 50 with wav2vec 2.0's convolutions, 25 with log_mel's.
+
+    Raises:
+        ValueError: there is no such configuration, or a value that the encoder does not take.
+    """
+    model, task = (section_of(config, overrides, configs, section) for section in ("model", "task"))
+    told = {name: model[name] for name in ("frontend", "num_mels", "mel_channels") if name in model}
+    if "sample_rate" in task:
+        told["sample_rate"] = task["sample_rate"]
+    # an override is text, with quotes around what Hydra would read otherwise
+    values = {name: yaml.safe_load(value) if isinstance(value, str) else value for name, value in told.items()}
+    if "conv_feature_layers" in model:  # an expression, which YAML would take apart
+        layers = model["conv_feature_layers"]
+        values["conv_layers"] = parse_conv_layers(layers.strip("'\"") if isinstance(layers, str) else layers)
+    encoder = EncoderConfig(**values)
+    with torch.device("meta"):
+        return encoder.sample_rate / FRONTENDS[encoder.frontend](encoder).stride_samples
 
 
 def section_of(config: str, overrides: Sequence[str], configs: Path, section: str) -> dict[str, Any]:

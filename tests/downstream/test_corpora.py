@@ -131,8 +131,8 @@ def test_a_split_that_the_configuration_lacks_is_told_with_those_it_has(asr_corp
     [
         (numpy.zeros((4800, 2)), 16000, "2 channels, expected one"),
         (numpy.zeros(4800), 8000, "8000 Hz, expected 16000"),
-        (numpy.zeros(160), 16000, "160 samples, expected at least 320"),
-        (numpy.zeros(0), 16000, "0 samples, expected at least 320"),
+        (numpy.zeros(160), 16000, "160 samples, expected at least 640"),
+        (numpy.zeros(0), 16000, "0 samples, expected at least 640"),
         (None, 0, "cannot be read as audio"),
     ],
     ids=["stereo", "8-kHz", "10-ms", "zero-length", "no-audio"],

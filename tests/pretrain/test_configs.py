@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+from headrace import EncoderConfig
 from headrace.checkpoint import unpickle
 from headrace_fairseq.config import HeadraceHubertConfig, HeadraceWav2Vec2Config
 
@@ -56,6 +57,17 @@ def test_every_field_is_one_that_the_model_has_and_streaming_ones_can_be_overrid
     known = {field.name for field in dataclasses.fields(CONFIGS[name.partition("_")[0]])} | {"_name"}
     assert set(cfg.model) <= known
     assert (cfg.model.mixer, cfg.model.look_ahead, cfg.model.look_back) == ("full", 3, None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_and_front_ends_can_be_chosen(repository, name):
+    chosen = ("block=conformer", "mixer=chunked", "conv_kernel=15", "frontend=log_mel", "num_mels=40")
+    cfg = composed(repository, name, *(f"model.{one}" for one in chosen), "model.mel_channels=[8,8]")
+    assert [str(cfg.model[one.partition("=")[0]]) for one in chosen] == [one.partition("=")[2] for one in chosen]
+    assert list(cfg.model.mel_channels) == [8, 8]
+    plain, encoder = composed(repository, name).model, EncoderConfig()
+    for field in ("block", "conv_kernel", "summary", "frontend", "num_mels", "mel_channels"):
+        assert plain[field] == getattr(encoder, field)
 
 
 @pytest.mark.parametrize("model", CONFIGS)

@@ -41,6 +41,14 @@ def test_batches_say_which_utterances_and_epoch(minute_corpus):
     assert net_input["epoch"] == 3
 
 
+@pytest.mark.parametrize("keeps_samples", [False, True])
+def test_samples_can_be_kept_from_the_rounding_of_narrow_training(minute_corpus, keeps_samples):
+    dataset = KnownUtterances(load(minute_corpus).dataset, 1, MIN_SAMPLES, keeps_samples)
+    source = collate(dataset, [4, 2])["net_input"]["source"]
+    assert source.dtype == (torch.float64 if keeps_samples else torch.float32)  # fairseq rounds fp32 alone
+    assert torch.equal(source.float(), collate(load(minute_corpus), [4, 2])["net_input"]["source"])
+
+
 def test_crops_depend_on_seed_epoch_and_utterances_only(minute_corpus):
     first, again, other = load(minute_corpus), load(minute_corpus), load(minute_corpus, seed=2)
     np.random.seed(5)  # noqa: NPY002

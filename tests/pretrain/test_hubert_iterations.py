@@ -145,8 +145,38 @@ def test_a_recipe_is_spread_over_the_processes(
     assert f"optimization.update_freq=[{layout[1]}]" in train
 
 
+@pytest.mark.parametrize(
+    ("name", "overrides", "rate"),
+    [
+        ("hubert_base_librispeech", [], 50),
+        ("hubert_tiny", [], 50),
+        ("hubert_tiny", ["model.frontend=log_mel"], 25),
+        ("hubert_tiny", ["model.frontend=log_mel", "model.mel_channels=[8]"], 50),
+        ("hubert_tiny", ["model.conv_feature_layers='[(8,10,5),(8,8,8),(8,4,4)]'"], 100),
+        ("hubert_tiny", ["task.sample_rate=8000"], 25),
+    ],
+    ids=str,
+)
+def test_labels_of_a_layer_have_the_rate_of_the_encoder(repository, minute_corpus, tmp_path, name, overrides, rate):
+    plan, folder = read_plan(repository / "pretrain" / "plans" / f"{name}.yaml"), RunFolder(tmp_path / "run")
+    stages = {stage.name: stage for stage in iterations.Iterations(plan, folder, minute_corpus, overrides).stages()}
+    assert "task.label_rate=100" in stages["train-1"].command
+    assert f"task.label_rate={rate}" in stages["train-2"].command
+
+
+@pytest.mark.slow
+def test_two_iterations_on_log_mel_measure_each_their_own_statistics(command, tmp_path):
+    on_log_mel = ["model.frontend=log_mel", "model.num_mels=20", "model.mel_channels=[6,4]"]
+    done = run(command("run", *on_log_mel))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    encoder = checkpoint.load(tmp_path / "run" / "stages" / "export" / "encoder")
+    assert encoder.frontend.stride_samples == 640 and float(encoder.frontend.log_mel.mean.abs().min()) > 0
+    note = json.loads((tmp_path / "run" / "stages" / "labels-2" / "train.km.json").read_text())
+    assert note["label_rate"] == 25
+
+
 def test_a_plan_that_is_not_there_is_told_the_others(repository, minute_corpus, tmp_path):
     script = repository / "pretrain" / "hubert.py"
     done = run([sys.executable, str(script), "typo", "--data", str(minute_corpus), "--dest", str(tmp_path / "run")])
     assert done.returncode == 2
-    assert "there are hubert_base_librispeech, hubert_demo, hubert_tiny" in done.stderr
+    assert "there are hubert_base_librispeech, hubert_demo, hubert_first, hubert_tiny" in done.stderr

@@ -37,6 +37,7 @@ SMALL = {
     "attention_dropout": 0.0,
 }
 RUN = {"seed": 1, "max_update": 10, "log_interval": 10, "sample_rate": 16000, "normalize_waveform": False}
+LOG_MEL = {"frontend": "log_mel", "num_mels": 20, "mel_channels": [6, 4], "look_back": None}
 LIKE_FAIRSEQ = {"mixer": "full", "positions": "conv"}
 STYLES = {
     "base": {"extractor_mode": "default", "layer_norm_first": False},
@@ -157,6 +158,24 @@ def test_a_frame_is_told_the_label_of_its_time(rate):
     features, aligned = model.forward_targets(torch.zeros(1, 12, 49), [labels])
     assert features.shape[2] == aligned[0].shape[1] == 49
     assert torch.equal(aligned[0][0], labels[0, torch.arange(49) * rate // 50])
+
+
+@pytest.mark.parametrize("rate", [25, 50, 100])
+def test_a_frame_of_40_ms_is_told_the_label_of_its_time(rate):
+    model = ours(**LOG_MEL, label_rate=float(rate)).eval()
+    labels = torch.arange(4, 4 + 7).repeat(30)[None, :rate]
+    features, aligned = model.forward_targets(torch.zeros(1, 20, 25), [labels])
+    assert features.shape[2] == aligned[0].shape[1] == 25
+    assert torch.equal(aligned[0][0], labels[0, torch.arange(25) * rate // 25])
+
+
+def test_log_mel_frames_have_the_masks_padding_and_gradients_of_their_own_rate():
+    model = ours(**LOG_MEL)
+    inputs = of_utterances(batch((16000, 9700)))
+    result = model(**inputs)
+    assert result["padding_mask"].shape == (2, 25) and (~result["padding_mask"]).sum(-1).tolist() == [25, 15]
+    (result["logit_m_list"][0].sum() + result["logit_u_list"][0].sum()).backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
 def test_all_parameters_have_gradients_but_the_mask_without_masks():

@@ -19,9 +19,10 @@ pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 from encoders import small_encoder
 from headrace_downstream import compat
 from headrace_labels import clusters, information, label_file
+from headrace_labels.audio import read_audio
 from headrace_labels.clusters import Clusters
 from headrace_labels.feature_file import FeatureFile, dump
-from headrace_labels.features import Layer, Mfcc, differences, read_audio
+from headrace_labels.features import Layer, Mfcc, differences
 from headrace_labels.frames import LiveFrames, StoredFrames
 from headrace_labels.note import Note
 from headrace_labels.shards import Shard, read_manifest

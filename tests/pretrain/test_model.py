@@ -10,7 +10,7 @@ pytest.importorskip("fairseq", reason="fairseq is not installed")
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
 from omegaconf import OmegaConf
 
-from headrace import EncoderConfig
+from headrace import EncoderConfig, Everything
 from headrace.checkpoint.fairseq import FAIRSEQ_FIELDS
 from headrace_fairseq import masks
 from headrace_fairseq.config import RUN_FIELDS, HeadraceWav2Vec2Config
@@ -139,8 +139,34 @@ def test_channel_masks_and_all_gradients():
     assert missing == []
 
 
-def test_the_shortest_utterance_leaves_a_frame_to_see_and_none_is_longer_than_it_must_be():
-    model = ours()
+LOG_MEL = {"frontend": "log_mel", "num_mels": 20, "mel_channels": [6, 4]}
+
+
+def test_log_mel_frames_have_fairseqs_arithmetic_masks_and_gradients():
+    model = ours(**LOG_MEL, mask_channel_prob=0.3, mask_channel_length=2, look_back=None)
+    assert model.quantizer.vars.shape[-1] * model.quantizer.groups == model.project_q.in_features
+    assert model.speech_encoder.frontend.num_channels == model.embed == 20
+    result = model(**batch((16000, 9700)))
+    assert result["padding_mask"].shape == (2, 25) and (~result["padding_mask"]).sum(-1).tolist() == [25, 15]
+    result["x"][0].sum().backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_the_configuration_of_a_log_mel_encoder_is_its_own_and_the_waveforms_one_is_left():
+    model = ours(**LOG_MEL)
+    assert model.cfg.conv_feature_layers == SMALL["conv_feature_layers"]
+    assert model.speech_encoder.config.mel_channels == [6, 4]
+    names = set(model.state_dict())
+    assert {"feature_extractor.log_mel.mean", "feature_extractor.conv_layers.1.2.1.weight"} <= names
+    again = ours(**LOG_MEL)
+    again.load_state_dict(model.state_dict())
+    inputs = batch()
+    assert torch.equal(again.eval()(**inputs)["x"], model.eval()(**inputs)["x"])
+
+
+@pytest.mark.parametrize("frontend", [{}, LOG_MEL], ids=["waveform", "log_mel"])
+def test_the_shortest_utterance_leaves_a_frame_to_see_and_none_is_longer_than_it_must_be(frontend):
+    model = ours(**frontend)
     shortest = model.min_samples
     for num_samples, enough in ((shortest, True), (shortest - 1, False)):
         num_frames = int(model._get_feat_extract_output_lengths(torch.tensor(num_samples)))
@@ -195,3 +221,27 @@ def test_another_models_checkpoint_is_refused_in_one_line():
         ours(encoder_layers=3).load_state_dict(ours().state_dict())
     with pytest.raises(ValueError, match=r"encoder.layers.0.fc1.weight is \[32, 16\], expected \[64, 16\] \(6 such\)"):
         ours(encoder_ffn_embed_dim=64).load_state_dict(ours().state_dict())
+
+
+DRAWN = {"restricted": 0.7, "hop": [2, 6], "limited": 0.5, "look_back_blocks": [1, 3]}
+
+
+def reaches_of(model, epochs):
+    """The reach that the stack is called under for the same batch in some epochs."""
+    seen, context = [], model.speech_encoder.context
+    forward = context.forward
+    context.forward = lambda x, lengths, reach: seen.append(reach) or forward(x, lengths, reach)
+    inputs = batch()
+    for epoch in epochs:
+        model(**inputs, epoch=epoch)
+    return seen
+
+
+def test_in_training_each_batch_draws_its_reach_by_seed_epoch_and_utterances_and_else_it_is_the_configured_one():
+    model = ours(mixer="chunked", block="conformer", conv_kernel=5, hop=4, drawn=DRAWN).train()
+    seen, drawn = reaches_of(model, range(1, 13)), model.speech_encoder.config.drawn_reach
+    assert seen == [drawn.draw("chunked", 1, epoch, 7, 8) for epoch in range(1, 13)]
+    assert len(set(seen)) > 5 and Everything() in seen
+    assert reaches_of(model.eval(), range(1, 4)) == [None] * 3
+    fixed = ours(mixer="chunked", block="conformer", conv_kernel=5, hop=4).train()
+    assert reaches_of(fixed, range(1, 4)) == [None] * 3

@@ -104,7 +104,10 @@ def test_full_disk_gives_one_line_and_leaves_the_last_whole_checkpoint(trainer):
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        ({"model__mixer": "typo"}, "mixer must be one of full, masked, sa, llsa, got 'typo'"),
+        (
+            {"model__mixer": "typo"},
+            "mixer must be one of full, masked, sa, llsa, chunked, deformable, none, summary, got 'typo'",
+        ),
         ({"model__look_ahead": -1}, "look_ahead must be a whole number of frames >= 0, got -1"),
         ({"model__attention_dropout": 0.1}, "attention_dropout must be 0 for llsa"),
         ({"task__data": "nowhere"}, "task.data=nowhere is not a folder"),

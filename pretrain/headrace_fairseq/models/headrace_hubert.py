@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from headrace_fairseq import masks
 from headrace_fairseq.config import HeadraceHubertConfig, encoder_config
 from headrace_fairseq.data import watch_datasets
-from headrace_fairseq.encoder_inside import EncoderInside, without_layers
+from headrace_fairseq.encoder_inside import EncoderInside, for_fairseq
 from headrace_fairseq.errors import one_clear_line
 from headrace_fairseq.labels import check_dictionaries
 
@@ -26,9 +26,8 @@ class HeadraceHubertModel(EncoderInside, HubertModel):
 
     def __init__(self, cfg: DictConfig, task_cfg: HubertPretrainingConfig, dictionaries: list[Dictionary]) -> None:
         config = encoder_config(cfg)  # the caller's mistakes first
-        HubertModel.__init__(self, without_layers(cfg), task_cfg, dictionaries)
+        HubertModel.__init__(self, for_fairseq(cfg, config), task_cfg, dictionaries)
         self.put_encoder_inside(cfg, config)
-        self._drawn_by: tuple[torch.Tensor, int] | None = None
 
     @classmethod
     def build_model(cls, cfg: DictConfig, task: HubertPretrainingTask) -> HeadraceHubertModel:
@@ -36,7 +35,7 @@ class HeadraceHubertModel(EncoderInside, HubertModel):
         with one_clear_line():
             check_dictionaries(task.cfg)
             model = cls(cfg, task.cfg, task.dictionaries)
-            watch_datasets(task, cfg.seed, model.min_samples)
+            watch_datasets(task, cfg.seed, model.min_samples, model.keeps_samples)
         return model
 
     @property
@@ -64,19 +63,16 @@ class HeadraceHubertModel(EncoderInside, HubertModel):
             utterances: [N] int64, numbers in the manifest; without them fairseq draws the masks.
             epoch: of the data; stays 1 for a validation set.
         """
-        self._drawn_by = None if utterances is None else (utterances.cpu(), epoch)
-        try:
+        with self.known_batch(utterances, epoch):
             return super().forward(source, target_list, padding_mask, mask, features_only, output_layer)
-        finally:
-            self._drawn_by = None
 
     def apply_mask(
         self, x: torch.Tensor, padding_mask: torch.Tensor | None, target_list: list[torch.Tensor] | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """fairseq's, by (seed, epoch, utterance) where they are known: x [N, T, C] and the masked frames [N, T]."""
-        if self._drawn_by is None:
+        if self.batch is None:
             return super().apply_mask(x, padding_mask, target_list)
-        (utterances, epoch), cfg = self._drawn_by, self.cfg
+        (utterances, epoch), cfg = self.batch, self.cfg
         num_frames, width = x.shape[1:]
         lengths = torch.full(x.shape[:1], num_frames) if padding_mask is None else (~padding_mask).sum(-1).cpu()
         mask = None

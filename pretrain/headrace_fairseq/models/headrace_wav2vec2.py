@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from headrace_fairseq import masks
 from headrace_fairseq.config import HeadraceWav2Vec2Config, encoder_config
 from headrace_fairseq.data import watch_datasets
-from headrace_fairseq.encoder_inside import EncoderInside, without_layers
+from headrace_fairseq.encoder_inside import EncoderInside, for_fairseq
 from headrace_fairseq.errors import one_clear_line
 
 
@@ -26,7 +26,7 @@ class HeadraceWav2Vec2Model(EncoderInside, Wav2Vec2Model):
 
     def __init__(self, cfg: DictConfig) -> None:
         config = encoder_config(cfg)  # the caller's mistakes first
-        Wav2Vec2Model.__init__(self, without_layers(cfg))
+        Wav2Vec2Model.__init__(self, for_fairseq(cfg, config))
         self.put_encoder_inside(cfg, config)
 
     @classmethod
@@ -35,7 +35,7 @@ class HeadraceWav2Vec2Model(EncoderInside, Wav2Vec2Model):
         with one_clear_line():
             model = cls(cfg)
             if isinstance(task, AudioPretrainingTask):
-                watch_datasets(task, cfg.seed, model.min_samples)
+                watch_datasets(task, cfg.seed, model.min_samples, model.keeps_samples)
         return model
 
     def forward(
@@ -60,7 +60,7 @@ class HeadraceWav2Vec2Model(EncoderInside, Wav2Vec2Model):
             return super().forward(source, padding_mask, mask, **options)
         if mask:
             options |= self._masks(source, padding_mask, utterances.cpu(), epoch)
-        with self._same_draws_when_validating(utterances):
+        with self.known_batch(utterances, epoch), self._same_draws_when_validating(utterances):
             return super().forward(source, padding_mask, mask, **options)
 
     def _get_feat_extract_output_lengths(self, input_lengths: torch.Tensor) -> torch.Tensor:
