@@ -13,7 +13,7 @@ side_by_side := OMP_NUM_THREADS=1 $(python) -P -m pytest --numprocesses=auto --m
 	--no-loadscope-reorder
 kernel_sources = $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 
-.PHONY: gpu-check help demo results results-hubert results-gpu test test-all lint format setup clean
+.PHONY: gpu-check help demo results results-hubert results-mixers results-gpu test test-all lint format setup clean
 
 help:      ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*##/make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -26,6 +26,9 @@ results: setup      ## the table of RESULTS.md, on an4 and emodb; resumes where 
 
 results-hubert: setup      ## the same rows and HuBERT's in two iterations, at most 2 hours; adds its table to RESULTS.md
 	@$(python) experiments/run.py an4_emodb_hubert $(roots) --markdown RESULTS.md
+
+results-mixers: setup      ## attention, deformable, none and SummaryMixing beside sa, llsa and full; at most 2 hours
+	@$(python) experiments/run.py an4_emodb_mixers $(roots) --markdown RESULTS.md
 
 results-gpu: setup      ## the same rows with far more updates, on a GPU; adds its table to RESULTS.md
 	@$(python) experiments/run.py an4_emodb_gpu $(roots) --markdown RESULTS.md

@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from headrace import ops
+from headrace.mixers.relative import sinusoids
 from headrace.ops.layout import row_frames
 from headrace.reach import Band, Blocks
 
@@ -202,3 +203,40 @@ CASES = [
          {"tiled torch": 10, "FlexAttention": 60}),
     Case("LLSA forward + backward, batch 1", "llsa", 1, LLSA, True, LLSA_PEERS, {"tiled torch": 9}),
 ]  # fmt: skip
+
+
+# ---- the baseline of attention-free conformers ----
+
+
+def dense_relative(encoder: Any) -> None:
+    """Put the papers' baseline into an encoder of ``chunked`` attention: all T x T scores, then the chunks' mask.
+
+    Relative positions by Transformer-XL's shift: the distances of all pairs at once, and a view that lines them up.
+    """
+    for layer in encoder.context.layers:
+        layer.mixer.attend = _dense_attend(layer.mixer)
+
+
+@cache
+def _distance_table(num_frames: int, width: int) -> torch.Tensor:
+    """Sines of -(T - 1) .. T - 1: made once, as all layers of a pass share them."""
+    return sinusoids(torch.arange(1 - num_frames, num_frames).abs(), width).float()
+
+
+def _dense_attend(mixer: Any) -> Call:
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor, reach: Blocks) -> torch.Tensor:
+        shape = q.shape
+        q, k, v = (x.flatten(2, 3) for x in (q, k, v))
+        T, relative = q.shape[2], mixer.relative
+        table = _distance_table(T, relative.distance_proj.in_features)
+        distances = relative.distance_proj(table).unflatten(-1, (q.shape[1], -1)).transpose(0, 1)
+        content = (q + relative.content_bias[:, None]) @ k.mT
+        shifted = F.pad((q + relative.distance_bias[:, None]) @ distances.mT, (1, 0))
+        shifted = shifted.view(*q.shape[:2], 2 * T, T)[:, :, 1:].view(*q.shape[:2], T, 2 * T - 1)[..., :T]
+        t, s = torch.arange(T)[:, None] // reach.hop, torch.arange(T)[None] // reach.hop
+        past = torch.arange(T) >= lengths[:, None, None, None]
+        hidden = (s != t) | (past & ~past.mT)  # rows past the end see each other, which nothing reads
+        scores = ((content + shifted) / q.shape[-1] ** 0.5).masked_fill(hidden, float("-inf"))
+        return (scores.softmax(-1) @ v).view(shape)
+
+    return attend

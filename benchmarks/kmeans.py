@@ -49,16 +49,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         write_frames(Path(folder), options.frames)
         runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-        for _ in range(options.repeats):
+        for done in range(1, options.repeats + 1):
             for way in WAYS:
                 runs[way].append(in_a_process(way, Path(folder), options.clusters))
                 print(f"{way}: {told(runs[way][-1])}", flush=True)
-    case = compare(runs) | {"frames": options.frames, "dim": DIM, "clusters": options.clusters}
+            case = compare(runs) | {"frames": options.frames, "dim": DIM, "clusters": options.clusters}
+            if (options.frames, options.clusters) == (FRAMES, CLUSTERS):  # after each round, which takes long
+                text = json.dumps({"machine": machine(), "repeats": done, "cases": [case]}, indent=1)
+                (RESULTS / "kmeans_cpu.json").write_text(text + "\n")
     print(f"medians: headrace takes {case['share']:.2f} of fairseq's time and has {case['inertia_share']:.4f} of its "
           f"inertia; peak {case['headrace']['bytes'] / 1e9:.2f} GB; {'met' if case['met'] else 'MISSED'}")  # fmt: skip
-    if (options.frames, options.clusters) == (FRAMES, CLUSTERS):
-        text = json.dumps({"machine": machine(), "repeats": options.repeats, "cases": [case]}, indent=1)
-        (RESULTS / "kmeans_cpu.json").write_text(text + "\n")
     return 0 if case["met"] else 1
 
 

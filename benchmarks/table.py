@@ -104,6 +104,32 @@ def kmeans(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def mixers(results: dict[str, Any]) -> list[str]:
+    """Whole, live and an hour at once, each with its targets."""
+    whole, live_part, long = results["cases"]
+    lines = [*heading("whole, 30 s", "ms", "multiply-adds of a frame and layer, M", "parameters, M")]
+    for way, ms in whole["median_ms"].items():
+        counts = [whole[key].get(way) for key in ("multiply_adds", "parameters")]
+        cells = ["" if count is None else f"{count / 1e6:.2f}" for count in counts]
+        lines.append(f"| {way} | {ms:.0f} | {' | '.join(cells)} |")
+    lines += ["", *heading("live, a tick of 640 ms", "ms", "state, kB")]
+    lines += [
+        f"| {way} | {ms:.1f} | {live_part['state_bytes'][way] / 1e3:.0f} |"
+        for way, ms in live_part["median_ms"].items()
+    ]
+    lines += ["", *heading("at once", "minutes", "seconds", "peak, GB")]
+    lines += [
+        f"| {row['mixer']} | {row['minutes']} | {row['seconds']:.0f} | {row['bytes'] / 1e9:.1f} |"
+        for row in long["rows"]
+    ]
+    lines.append("")
+    for case in results["cases"]:
+        for one in case["targets"]:
+            reached = f"{one['reached']:.2f}, at least {one['least']:.2f} wanted"
+            lines.append(f"- {sign(one['met'])}{one['what']}: {reached}")
+    return lines
+
+
 def live(results: dict[str, Any]) -> list[str]:
     """Each part's rows, then its target."""
     lines: list[str] = []
@@ -180,6 +206,7 @@ TABLES = {
     "memory_cpu": memory,
     "live_cpu": live,
     "kmeans_cpu": kmeans,
+    "mixers_cpu": mixers,
     "gpu": gpu,
 }
 

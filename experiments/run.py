@@ -6,7 +6,7 @@
     python experiments/run.py demo --asr-root CORPUS --ser-root CORPUS
     python experiments/run.py an4_emodb --markdown RESULTS.md
 
-EXPERIMENT is a file in experiments/ (demo, an4_emodb, an4_emodb_gpu) or a path to one of your own.
+EXPERIMENT is a file in experiments/ (demo, an4_emodb, an4_emodb_hubert, ...) or a path to one of your own.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from headrace_experiments import curve, description, machine
 from headrace_experiments.compare import chance, comparisons
 from headrace_experiments.corpora import Splits, describe_asr, describe_emotion, describe_manifest
 from headrace_experiments.experiment import Experiment, Row
-from headrace_experiments.plan import INFORMATION, information_stage
+from headrace_experiments.plan import CERTIFICATE, INFORMATION, certificate_stage, information_stage
 from headrace_experiments.report_file import FORMAT, portable
 from headrace_experiments.trained import trained
 from headrace_pretraining.iterations import plan_path
@@ -47,7 +47,7 @@ def collect(folder: RunFolder) -> dict[str, Any]:
         "corpora": _corpora(folder, facts),
         "pretraining": {name: _pretraining(folder, experiment, name, done) for name in experiment.pretraining},
         "tasks": {name: _task(experiment, name) for name in experiment.tasks},
-        "rows": [_row(folder, name, row, scores) for name, row in experiment.rows.items()],
+        "rows": [_row(folder, experiment, name, scores) for name in experiment.rows],
         "chance": {task: chance(folder, experiment, task) for task in experiment.tasks},
         "comparisons": [c for task in experiment.tasks for c in comparisons(folder, experiment, task)],
         "warnings": _warnings(scores, done),
@@ -111,7 +111,8 @@ def _task(experiment: Experiment, name: str) -> dict[str, Any]:
     return {"config": f"downstream/{one.config}", "steps": one.steps, "seed": one.seed, "flags": list(one.flags)}
 
 
-def _row(folder: RunFolder, name: str, row: Row, scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _row(folder: RunFolder, experiment: Experiment, name: str, scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    row = experiment.rows[name]
     found = {task: _short(by_row[name]) for task, by_row in scores.items()}
     about = {
         "name": name,
@@ -121,7 +122,24 @@ def _row(folder: RunFolder, name: str, row: Row, scores: dict[str, dict[str, Any
         "waits": row.waits,
         "upstream": row.upstream,
     }
-    return about | {"encoder": _encoder(folder, name, row), "scores": found}
+    encoder = _encoder(folder, name, row)
+    if encoder is not None and experiment.certified:
+        encoder["certificate"] = _certificate(folder, name)
+    return about | {"encoder": encoder, "scores": found}
+
+
+def _certificate(folder: RunFolder, name: str) -> dict[str, Any]:
+    """Of `headrace latency`: what frames wait for at most and on average, and the live speed of one thread."""
+    found = json.loads((folder.stage(certificate_stage(name)) / CERTIFICATE).read_text(encoding="utf-8"))
+    speed = next((each["real_time_factor"] for each in found["speeds"] if each["threads"] == 1), None)
+    last = found["layers"][-1]
+    return {
+        "claimed_ms": last["claimed_ms"],
+        "observed_ms": last["observed_ms"],
+        "mean_ms": found["mean_ms"],
+        "holds": found["holds"],
+        "real_time_factor": speed,
+    }
 
 
 def _short(full: dict[str, Any]) -> dict[str, Any]:

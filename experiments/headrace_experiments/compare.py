@@ -24,13 +24,14 @@ def verdict(task: str, difference: dict[str, Any]) -> str:
 
 
 def comparisons(folder: RunFolder, experiment: Experiment, task: str) -> list[dict[str, Any]]:
-    """Paired differences of the task's headline, each pretrained row minus FBANK and minus its twin."""
+    """Paired differences of the task's headline: pretrained rows minus FBANK, twins and what they stand beside."""
     plain = [name for name, row in experiment.rows.items() if row.upstream]
     found = []
     for name, row in experiment.rows.items():
         if not row.pretrained:
             continue
-        for other in [*plain, *([row.twin] if row.twin else [])]:
+        named = [other for other in (row.twin, row.beside) if other and other not in plain]
+        for other in [*plain, *named]:
             paired = score.compare(task, _said(folder, task, name), _said(folder, task, other))
             headline = paired["headline"]
             difference = paired["difference"][headline]

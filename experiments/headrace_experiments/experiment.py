@@ -75,6 +75,7 @@ class Row:
     untrained: str | None = None  # a pretraining whose shape it has, with random weights from `seed`
     seed: int | None = None
     twin: str | None = None  # the row that a pretrained encoder has to beat: the same shape, untrained
+    beside: str | None = None  # another pretrained row that it is compared with
     mixer: str | None = None  # the same weights under another reach, put on after training
     look_ahead: int | None = None
     look_back: int | None = None
@@ -111,6 +112,7 @@ class Experiment:
     tasks: Mapping[str, Task]
     expected_seconds: Mapping[str, float]
     notes: Sequence[str] = field(default_factory=list)
+    certified: bool = False  # each encoder's certificate: what its frames wait for, proved, and how fast it runs live
     needs_gpu: bool = False  # it would take days without: refused where torch sees none
 
 
@@ -198,7 +200,10 @@ def _check(experiment: Experiment) -> None:
             raise ValueError(f"rows.{name}: {row.source!r} is no pretraining; there are {known}")
         if (row.seed is None) is (row.untrained is not None):
             raise ValueError(f"rows.{name}: seed belongs to untrained rows, and they need one")
-        if row.pretrained and not _is_twin(experiment, row.pretrained, experiment.rows.get(row.twin or "")):
+        if row.beside is not None and (row.beside == name or row.beside not in experiment.rows):
+            raise ValueError(f"rows.{name}: beside must name another row, got {row.beside!r}")
+        needs_twin = row.pretrained and (row.twin is not None or row.beside is None)
+        if needs_twin and not _is_twin(experiment, row.pretrained or "", experiment.rows.get(row.twin or "")):
             wanted = f"an untrained row with the encoder of pretraining {row.pretrained}, which it has to beat"
             raise ValueError(f"rows.{name}: twin must name {wanted}; got {row.twin!r}")
 

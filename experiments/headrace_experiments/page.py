@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from headrace_experiments import pictures
-from headrace_experiments.table import TASK_TITLES, budget, facts, findings, table
+from headrace_experiments.table import TASK_TITLES, budget, facts, findings, is_certified, table
 from headrace_stages.display import clock
 
 STYLE = """
@@ -32,6 +32,7 @@ def page(report: dict[str, Any]) -> str:
         _findings(report),
         _budget(report),
         f"<h2>Scores</h2><div class=side>{''.join(drawn)}</div>",
+        f"<h2>Error against wait</h2>{pictures.error_against_wait(report)}" if is_certified(report) else "",
         f"<h2>Confusion matrix ({TASK_TITLES['emotion']})</h2>{confusion}" if confusion else "",
         f"<h2>Training curve</h2>{pictures.training_curves(report)}" if report["pretraining"] else "",
         f"<h2>Who sees whom</h2>{pictures.who_sees_whom(report)}" if any(r["encoder"] for r in report["rows"]) else "",

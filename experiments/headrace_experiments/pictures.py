@@ -96,6 +96,34 @@ def scores(report: dict[str, Any], task: str) -> str:
         return as_svg(figure)
 
 
+def error_against_wait(report: dict[str, Any]) -> str:
+    """Word error rate of each encoder over what its frames wait for, at most; a line leads to the mean.
+
+    Those that wait for the whole utterance stand at the right edge.
+    """
+    rows = [row for row in report["rows"] if row["encoder"] and row["pretrained"] and "asr" in row["scores"]]
+    waits = [row["encoder"]["certificate"]["claimed_ms"] for row in rows]
+    edge = 1.25 * max([wait for wait in waits if wait is not None], default=100.0)
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(6.5, 3.6))
+        for row, wait in zip(rows, waits, strict=True):
+            metric, certificate = row["scores"]["asr"]["metrics"][HEADLINES["asr"]], row["encoder"]["certificate"]
+            value, interval = metric["value"], metric["interval_by_speaker"]
+            place = edge if wait is None else wait
+            reach = [[max(0.0, value - interval["low"])], [max(0.0, interval["high"] - value)]]
+            colour = MAIN if row["name"] == report["main"] else GREY
+            axis.errorbar(place, value, yerr=reach, fmt="o", color=colour, capsize=3, linewidth=1)
+            if wait is not None:
+                axis.plot([certificate["mean_ms"], wait], [value, value], color=colour, linewidth=1, alpha=0.5)
+            axis.annotate(row["title"], (place, value), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axis.axvline(edge, color=OTHER, linestyle=":", linewidth=1)
+        axis.text(edge, axis.get_ylim()[1], "whole utterance", ha="right", va="bottom", fontsize=8, color=GREY)
+        axis.set_xlim(left=0)
+        axis.set_xlabel("a frame waits, ms: at most (dot), on average (other end of the line)")
+        axis.set_ylabel("WER %, 95 % by speaker")
+        return as_svg(figure)
+
+
 def confusion(report: dict[str, Any]) -> str | None:
     """Which class was taken for which by the main row; None where emotion was not scored."""
     row = next(row for row in report["rows"] if row["name"] == report["main"])
@@ -138,7 +166,7 @@ def who_sees_whom(report: dict[str, Any]) -> str:
 
 def _draw_reach(axis: Axes, title: str, config: EncoderConfig) -> None:
     through = mask(config.stack, FRAMES_SHOWN).int()
-    once = mask(config.reaches[0], FRAMES_SHOWN).int()
+    once = mask(config.stack_under(config.reaches[:1]), FRAMES_SHOWN).int()
     axis.imshow((through + once).numpy(), cmap="Blues", vmin=0, vmax=3)
     axis.plot([0, FRAMES_SHOWN - 1], [0, FRAMES_SHOWN - 1], color="black", linewidth=0.6)
     axis.set_title(f"{title}\n{config.mixer}, {config.num_layers} layers", fontsize=8)

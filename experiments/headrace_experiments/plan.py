@@ -18,7 +18,7 @@ from headrace_experiments.corpora import Splits, check_sessions, find_splits
 from headrace_experiments.experiment import CHECKOUT, Experiment, Pretraining, Row, Task
 from headrace_experiments.trained import labels_of, trained
 from headrace_pretraining.iterations import plan_path
-from headrace_pretraining.shape import CONFIGS
+from headrace_pretraining.shape import CONFIGS, encoder_of
 from headrace_stages.hydra import hydra_value
 from headrace_stages.stage import RunFolder, Stage
 
@@ -31,6 +31,15 @@ FEATURE_CACHE = ("--feature-cache", "features")
 
 INFORMATION = "information.json"
 """What labels tell of characters, in the folder of its stage."""
+
+
+CERTIFICATE = "latency.json"
+"""What `headrace latency` stores, in the folder of its stage."""
+
+
+def certificate_stage(row: str) -> str:
+    """The stage that certifies a row's encoder."""
+    return f"latency-{row}"
 
 
 def information_stage(name: str, iteration: int) -> str:
@@ -107,7 +116,9 @@ class Plan:
         for name, one in self.experiment.pretraining.items():
             stages += [self._pretraining(name, one), *self._information(name, one)]
         for name, row in self.experiment.rows.items():
-            stages += [self._export(name, row)] if row.source else []
+            if row.source:
+                stages.append(self._export(name, row))
+                stages += [self._certificate(name)] if self.experiment.certified else []
             stages += [self._downstream(task, name, row) for task in self.experiment.tasks]
         return [*stages, self._report(stages)]
 
@@ -217,9 +228,14 @@ class Plan:
     def _export(self, name: str, row: Row) -> Stage:
         if row.untrained:
             one = self.experiment.pretraining[row.untrained]
-            seed = ("--seed", str(row.seed))
-            command = self._python("pretrain/untrained.py", "encoder", one.configuration, *one.overrides, *seed)
-            return self._stage(f"export-{name}", "export", command, ("encoder",), inputs=(CONFIGS,))
+            overrides, flags = list(one.overrides), ["--seed", str(row.seed)]
+            after: tuple[str, ...] = ()
+            if encoder_of(one.configuration, one.overrides, CONFIGS).get("frontend") == "log_mel":
+                overrides.append(f"common.seed={one.seed}")  # which draws the utterances whose statistics it has
+                flags += ["--data", str(self.folder.stage("manifest-pretraining"))]
+                after = ("manifest-pretraining",)
+            command = self._python("pretrain/untrained.py", "encoder", one.configuration, *overrides, *flags)
+            return self._stage(f"export-{name}", "export", command, ("encoder",), inputs=(CONFIGS,), after=after)
         assert row.pretrained is not None
         checkpoint = trained(self.folder, row.pretrained, self.experiment.pretraining[row.pretrained]).checkpoint
         flags = []
@@ -228,6 +244,11 @@ class Plan:
                 flags += [f"--{flag.replace('_', '-')}", str(value)]
         command = (sys.executable, "-m", "headrace.cli", "export", str(checkpoint), "encoder", *flags)
         return self._stage(f"export-{name}", "export", command, ("encoder",), after=(f"pretrain-{row.pretrained}",))
+
+    def _certificate(self, name: str) -> Stage:
+        encoder = str(self.folder.stage(f"export-{name}") / "encoder")
+        command = (sys.executable, "-m", "headrace.cli", "latency", encoder, "--output", ".")
+        return self._stage(certificate_stage(name), "latency", command, (CERTIFICATE,), after=(f"export-{name}",))
 
     # ---- scores ----
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace_experiments import report_file
-from headrace_experiments.results_file import STORE
+from headrace_experiments.report_file import STORE
 
 SAME = ("config", "overrides")
 """What two pretrainings have to share for one to be the other's reference; seed and corpus may differ."""

@@ -13,6 +13,8 @@ from headrace_experiments.plan import CHECKOUT
 
 FORMAT = 1
 NAME = "report.json"
+STORE = Path(__file__).resolve().parents[1] / "results"
+"""Stored reports, one per experiment, kept with the checkout."""
 
 
 def write(path: Path, report: dict[str, Any]) -> None:

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from headrace_downstream.files import write_whole
-from headrace_experiments import report_file
-from headrace_experiments.table import for_markdown
-
-STORE = Path(__file__).resolve().parents[1] / "results"
-"""Stored reports, one per experiment, kept with the checkout."""
+from headrace_experiments import pictures, report_file
+from headrace_experiments.report_file import STORE
+from headrace_experiments.table import for_markdown, is_certified
 
 
 def marks(name: str) -> tuple[str, str]:
@@ -33,6 +31,8 @@ def store(report: dict[str, Any], folder: Path = STORE) -> Path:
         )
     path = folder / f"{report['experiment']}.json"
     report_file.write(path, report)
+    if is_certified(report):
+        write_whole(path.with_suffix(".svg"), pictures.error_against_wait(report) + "\n")
     return path
 
 

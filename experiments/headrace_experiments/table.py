@@ -15,6 +15,8 @@ COLUMNS = {
     "emotion": (("accuracy", "accuracy %"), ("unweighted_accuracy", "unweighted %")),
 }
 """Per task: (key in score.json, heading). The first is the headline and comes with its interval."""
+CERTIFIED = ("parameters, M", "waits ms, most / mean", "real-time factor")
+"""Headings of what certificates say; the factor is live, of one thread, while the run's other job has a core."""
 TASK_TITLES = {"asr": "ASR", "emotion": "emotion"}
 
 
@@ -29,7 +31,7 @@ class Table:
 
 def table(report: dict[str, Any]) -> Table:
     """Chance first, then the rows in the experiment's order."""
-    headings = ["encoder", "look-ahead", "updates"]
+    headings = ["encoder", "look-ahead", *(CERTIFIED if is_certified(report) else ()), "updates"]
     for task in report["tasks"]:
         (_, headline), *others = COLUMNS[task]
         headings += [f"{headline} [95 %]", *(title for _, title in others)]
@@ -40,7 +42,7 @@ def table(report: dict[str, Any]) -> Table:
 
 
 def _chance_row(report: dict[str, Any]) -> list[str]:
-    cells = ["chance", "", ""]
+    cells = ["chance", "", *("" for _ in CERTIFIED if is_certified(report)), ""]
     for task, chance in report["chance"].items():
         cells += [f"{chance[key]:.1f}" for key, _ in COLUMNS[task]]
         cells += [""] if task == "emotion" else []
@@ -48,7 +50,7 @@ def _chance_row(report: dict[str, Any]) -> list[str]:
 
 
 def _row(report: dict[str, Any], row: dict[str, Any]) -> list[str]:
-    cells = [row["title"], look_ahead(row), updates(report, row)]
+    cells = [row["title"], look_ahead(row), *(_certified(row) if is_certified(report) else ()), updates(report, row)]
     for task, found in row["scores"].items():
         (headline, _), *others = COLUMNS[task]
         cells += [with_interval(found["metrics"][headline])]
@@ -57,6 +59,22 @@ def _row(report: dict[str, Any], row: dict[str, Any]) -> list[str]:
             mean = found["mean_of_folds"]["accuracy"]
             cells += [f"{mean['value']:.1f} ± {mean['deviation']:.1f}"]
     return cells
+
+
+def is_certified(report: dict[str, Any]) -> bool:
+    """Whether the run certified its encoders."""
+    return any("certificate" in (row["encoder"] or {}) for row in report["rows"])
+
+
+def _certified(row: dict[str, Any]) -> list[str]:
+    """Parameters, what frames wait for with their window, and the live speed."""
+    encoder = row["encoder"]
+    if encoder is None:
+        return ["", "", ""]
+    found = encoder["certificate"]
+    wait = "whole utterance" if found["claimed_ms"] is None else f"{found['claimed_ms']:.0f} / {found['mean_ms']:.0f}"
+    factor = "" if found["real_time_factor"] is None else f"{found['real_time_factor']:.3f}"
+    return [f"{encoder['parameters'] / 1e6:.2f}", wait, factor]
 
 
 def look_ahead(row: dict[str, Any]) -> str:
@@ -239,12 +257,19 @@ def for_markdown(report: dict[str, Any]) -> str:
     lines = [f"**{report['title']}**", "", _cells(t.headings), _cells(["---"] * len(t.headings))]
     for number, row in enumerate(t.rows):
         lines.append(_cells([f"**{cell}**" if number == t.main and cell else cell for cell in row]))
+    if is_certified(report):
+        lines += ["", f"![Word error rate against what frames wait for]({picture_path(report)})"]
     lines += ["", *(f"- {'' if finding.is_win else '🔴 '}{finding.text}" for finding in findings(report))]
     lines += [f"- warning: {warning}" for warning in report["warnings"]]
     took = budget(report)
     lines.append(f"- {'' if took.is_win else '🔴 '}{took.text}")
     lines += ["", *report["notes"], "", *(f"- {fact}" for fact in facts(report))]
     return "\n".join(lines)
+
+
+def picture_path(report: dict[str, Any]) -> str:
+    """Where the picture of error rates against waits lies, from RESULTS.md."""
+    return f"experiments/results/{report['experiment']}.svg"
 
 
 def _cells(cells: list[str]) -> str:

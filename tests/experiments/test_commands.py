@@ -24,7 +24,7 @@ def run(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["typo"], "there is no 'typo'; there are an4_emodb, an4_emodb_gpu, an4_emodb_hubert, demo"),
+        (["typo"], "there is no 'typo'; there are an4_emodb, an4_emodb_gpu, an4_emodb_hubert, an4_emodb_mixers, demo"),
         (["demo", "--asr-root", "nowhere"], "--asr-root: nowhere is no folder"),
         (["demo", "--jobs", "0"], "--jobs: expected 1 or more, got 0"),
         (

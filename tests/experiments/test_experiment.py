@@ -82,8 +82,10 @@ def test_pretrainings_of_a_comparison_differ_in_the_mixer_alone():
 def test_a_twin_is_the_same_encoder_untrained(name):
     one = experiment.read(FOLDER / f"{name}.yaml")
     encoders = {part: encoder_of(of.configuration, of.overrides, CONFIGS) for part, of in one.pretraining.items()}
-    twins = [(row.pretrained, one.rows[row.twin].untrained) for row in one.rows.values() if row.pretrained]
-    assert twins and all(encoders[first] == encoders[second] for first, second in twins)
+    pretrained = [row for row in one.rows.values() if row.pretrained]
+    twins = [(row.pretrained, one.rows[row.twin].untrained) for row in pretrained if row.twin]
+    assert pretrained and all(row.twin or row.beside for row in pretrained)
+    assert all(encoders[first] == encoders[second] for first, second in twins)
 
 
 def test_the_hubert_table_has_the_rows_of_the_wav2vec2_table_and_two_more():
@@ -165,6 +167,28 @@ def test_expected_seconds_are_in_proportion_to_those_that_were_measured(name):
     assert len(shares) >= 3 and max(shares) < 2 * min(shares)
 
 
+def test_every_encoder_of_the_mixers_is_certified_and_stands_beside_attention(tmp_path):
+    one, stages = stages_of("an4_emodb_mixers", tmp_path)
+    mixers = ["full", "sa", "llsa", "chunked", "deformable", "none", "summary"]
+    assert [row.pretrained for row in one.rows.values() if row.pretrained] == mixers
+    assert {f"latency-{mixer}" for mixer in mixers} == {name for name in stages if name.startswith("latency-")}
+    assert len({(p.plan, p.seed) for p in one.pretraining.values()}) == 1  # the same updates for all
+    beside = {name: row.beside for name, row in one.rows.items() if row.pretrained}
+    assert beside == {
+        **dict.fromkeys(["full", "sa", "llsa"], "fbank"),
+        **dict.fromkeys(["deformable", "none", "summary"], "chunked"),
+        "chunked": None,
+    }
+
+
+@pytest.mark.parametrize("beside", ["typo", "llsa"], ids=["unknown", "itself"])
+def test_a_row_stands_beside_another_one(tmp_path, beside):
+    values = content("demo")
+    values["rows"]["llsa"]["beside"] = beside
+    with pytest.raises(ValueError, match=rf"rows.llsa: beside must name another row, got '{beside}'"):
+        read(tmp_path, values)
+
+
 def test_the_labels_of_each_iteration_are_measured_on_the_corpus_that_has_transcripts(tmp_path):
     _, stages = stages_of("an4_emodb_hubert", tmp_path)
     measured = {name for name in stages if name.startswith("information-")}
@@ -178,6 +202,20 @@ def test_the_untrained_twin_does_not_wait_for_the_pretraining(tmp_path):
     _, stages = stages_of("demo", tmp_path)
     assert "pretrain-llsa" not in needed_for(stages.values(), "asr-untrained")
     assert "pretrain-llsa" in needed_for(stages.values(), "asr-llsa")
+
+
+def test_an_untrained_twin_on_log_mels_has_the_statistics_of_the_pretraining(tmp_path):
+    values = content("demo")
+    for one in values["pretraining"].values():
+        one["overrides"] = [*one.get("overrides", []), "model.mixer=full", "model.frontend=log_mel"]
+    one = read(tmp_path, values)
+    name, row = next((name, row) for name, row in one.rows.items() if row.untrained)
+    speech = Speech(tmp_path / "asr", tmp_path / "ser", Splits("train", "dev", "test"), (True, True))
+    stages = {stage.name: stage for stage in Plan(one, RunFolder(tmp_path / "run"), speech).stages()}
+    export = stages[f"export-{name}"]
+    data = str(tmp_path / "run" / "stages" / "manifest-pretraining")
+    assert export.command[-2:] == ("--data", data) and "manifest-pretraining" in export.after
+    assert f"common.seed={one.pretraining[row.untrained].seed}" in export.command
 
 
 def test_the_band_is_put_on_at_export(tmp_path):
