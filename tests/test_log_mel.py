@@ -9,6 +9,7 @@ from encoders import LOG_MEL, small_encoder
 from headrace import EncoderConfig, checkpoint, log_mel
 from headrace.certificate import certify
 from headrace.checkpoint import from_fairseq, to_fairseq, to_transformers
+from headrace.export import export, untrained
 from headrace.frontends import FRONTENDS
 from headrace.int8 import to_int8
 from headrace.log_mel import LogMel, LogMelFrontend, mel_filters
@@ -224,6 +225,19 @@ def test_statistics_and_weights_come_back_from_a_folder_and_from_fairseqs_format
         assert all(torch.equal(found[name], tensor) for name, tensor in encoder.state_dict().items())
     card = (tmp_path / "folder" / "README.md").read_text()
     assert "one frame every 40 ms (front-end: log_mel)" in card
+
+
+def test_an_untrained_twin_keeps_what_was_measured_and_nothing_that_was_learned(tmp_path):
+    encoder = small_encoder(torch.float32, **CHUNKED)
+    encoder.frontend.log_mel.mean.normal_()
+    to_fairseq(encoder, tmp_path / "checkpoint.pt")
+    twin = export(tmp_path / "checkpoint.pt", tmp_path / "twin", untrained_seed=3).encoder
+    expected = untrained(encoder.config, 3).state_dict() | encoder.frontend.log_mel.state_dict(
+        prefix="frontend.log_mel."
+    )
+    assert all(torch.equal(expected[name], tensor) for name, tensor in twin.state_dict().items())
+    saved = checkpoint.load(tmp_path / "twin").frontend.log_mel
+    assert torch.equal(saved.mean, encoder.frontend.log_mel.mean)
 
 
 def test_transformers_has_no_such_front_end():
