@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--seed", type=int, default=1, help="of the weights (default %(default)s)")
     parser.add_argument("--data", type=Path, metavar="MANIFESTS", help="for log_mel: the folder of train.tsv")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     try:
         config, split, seed = config_of(options.config, options.overrides)
         provenance = {**provenance_of_untrained(options.seed), "configuration": options.config}

@@ -38,6 +38,7 @@ def test_it_is_what_a_checkpoint_would_export(repository, trainer, tmp_path, lab
         (("typo",), "there is no 'typo' in pretrain/configs; there are hubert_base_librispeech, "),
         (("wav2vec2_tiny", "model.mixer=typo"), "mixer must be one of"),
         (("wav2vec2_tiny", "model.mixr=full"), "untrained.py: wav2vec2_tiny: "),
+        (("wav2vec2_tiny", "--seed", "2", "model.mixer=typo"), "mixer must be one of"),
         (("wav2vec2_tiny", "model.frontend=log_mel"), "--data: expected the folder of manifests"),
     ],
     ids=str,
