@@ -149,21 +149,21 @@ class Walk {
             weights_of(Seen<Real>{keys.first, keys.base}, unit.keys(), at(i).first_log_sum(), weights);
         }
         head_.times_rows(unit, scratch_.weights, stride, scratch_.values, window_, scratch_.query_sums);
-        Real means[kBackwardUnit];
+        Real sums_ahead[kBackwardUnit];
         for (int64_t i = 0; i < unit.count; ++i) {
             const int64_t base = unit.first + keys_of(of_, unit, i, length).base;
             const MatrixB<Real> values = scratch_.values.from(base - window_.begin);
             ChannelGradient<Element> frame = at(i);
             frame.find_means(scratch_.query_sums + i * padded, ahead(i), values);
-            means[i] = frame.gather(ahead(i), values, scratch_.value_sums + (base - sums_.begin) * padded,
-                                    scratch_.grads + i * padded);
+            sums_ahead[i] = frame.gather(ahead(i), values, scratch_.value_sums + (base - sums_.begin) * padded,
+                                         scratch_.grads + i * padded);
         }
         const MatrixB<Real> grads{scratch_.grads, padded};
         head_.times_keys(unit, grads, scratch_.values, window_, scratch_.products, stride);
         for (int64_t i = 0; i < unit.count; ++i) {
-            Real* products = scratch_.products + i * stride;
+            Real *weights = scratch_.weights + i * stride, *products = scratch_.products + i * stride;
             const Keys keys = keys_of(of_, unit, i, length);
-            grad_of_scores(unit, products, scratch_.weights + i * stride, means[i]);
+            grad_of_scores(unit, products, weights, weighted_mean(unit, weights, products) + sums_ahead[i]);
             memcpy(products + keys.base, ahead(i), static_cast<size_t>(keys.end - keys.base) * sizeof(Real));
             add_to_bias(unit, i, products);
         }

@@ -12,7 +12,9 @@
 //   D_j = sum_{b >= j} exp(L_j - L_b) dY_b . y_b
 //
 // so that forward and backward cost what a band costs, and a few products of one row with one key. y is
-// computed again in backward: what forward returned may be rounded to 16 bits.
+// computed again in backward: what forward returned may be rounded to 16 bits. All dS of a frame sum to 0, so
+// D of the first row j is sum_s exp(S_s - L_j) G_j . v_s over its keys, plus dS of the keys ahead: of the same
+// products as its dS, so that the score of a lone key gets exactly 0.
 #pragma once
 
 #include "head.h"
@@ -145,25 +147,23 @@ class ChannelGradient {
     }
     Real first_log_sum() const { return log_sum(first_); }
 
-    // dY_b . y_b of every row; `y` holds the first row's y, and is changed. `scores` are those of the keys
-    // ahead.
+    // dY_b . y_b of every row but the first; `y` holds the first row's y, and is changed. `scores` are those of
+    // the keys ahead.
     void find_means(Real* y, const Real* scores, MatrixB<Real> values) {
-        for (int64_t b = first_; b < end_; ++b) {
-            if (b > first_) {
-                scale_row(power_of(log_sum(b - 1) - log_sum(b)), y, padded_);
-                for (int64_t a = ahead(b - 1); a < ahead(b); ++a) {
-                    add_row(power_of(scores[a] - log_sum(b)), values.from(a).data, y, padded_);
-                }
+        for (int64_t b = first_ + 1; b < end_; ++b) {
+            scale_row(power_of(log_sum(b - 1) - log_sum(b)), y, padded_);
+            for (int64_t a = ahead(b - 1); a < ahead(b); ++a) {
+                add_row(power_of(scores[a] - log_sum(b)), values.from(a).data, y, padded_);
             }
             read_gradient(b);
             means_[b - first_] = dot(row_, y, padded_);
         }
     }
 
-    // G_0 into `grad`, and D_0; on the way, from the last row to the first, the scores of the keys ahead
-    // become dS, and their dV is added to `value_sums`.
+    // G of the first row into `grad`; on the way, from the last row to the first, the scores of the keys ahead
+    // become dS, and their dV is added to `value_sums`. Returns the sum of these dS.
     Real gather(Real* scores, MatrixB<Real> values, Real* value_sums, Real* grad) {
-        Real mean = 0;
+        Real mean = 0, total = 0;
         memset(grad, 0, static_cast<size_t>(padded_) * sizeof(Real));
         for (int64_t b = end_ - 1; b >= first_; --b) {
             if (b < end_ - 1) {
@@ -173,14 +173,16 @@ class ChannelGradient {
             }
             read_gradient(b);
             add_row(Real(1), row_, grad, padded_);
+            if (b == first_) break;
             mean += means_[b - first_];
-            for (int64_t a = b > first_ ? ahead(b - 1) : ahead(b); a < ahead(b); ++a) {
+            for (int64_t a = ahead(b - 1); a < ahead(b); ++a) {
                 const Real weight = power_of(scores[a] - log_sum(b));
                 scores[a] = weight * (dot(grad, values.from(a).data, padded_) - mean);
+                total += scores[a];
                 add_row(weight, grad, value_sums + a * padded_, padded_);
             }
         }
-        return mean;
+        return total;
     }
 
   private:
