@@ -36,6 +36,11 @@ class UtteranceGroupNorm(nn.GroupNorm):
         return y * self.weight[:, None] + self.bias[:, None]
 
 
+NARROW = 32  # input channels
+"""oneDNN's convolutions in 16 bits of 2 .. NARROW - 1 channels give noise on CPUs with AMX: where the kernel is a
+multiple of 4 (torch 2.13; pytorch issue 169688)."""
+
+
 class ConvolutionLayer(nn.Module):
     """Strided convolution without padding, optional norm, GELU. [N, C, T] in and out."""
 
@@ -52,7 +57,8 @@ class ConvolutionLayer(nn.Module):
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
         """lengths: [N] frames of this layer's output that belong to each item."""
-        y = self.conv(x)
+        is_narrow = 1 < self.conv.in_channels < NARROW and x.element_size() == 2 and x.device.type == "cpu"
+        y = self._product(x).mT if is_narrow else self.conv(x)
         return F.gelu(y if self.norm is None else self.norm(y, lengths))
 
     def entries(self) -> Entries:
@@ -64,13 +70,16 @@ class ConvolutionLayer(nn.Module):
 
         As a product of windows and weights: for so few frames a convolution would spend its time on arranging weights.
         """
-        x = live.shift("inputs", x, -1)[..., max(0, self.stride - self.kernel) :]
-        windows = x.unfold(-1, self.kernel, self.stride).transpose(1, 2).flatten(2)  # [S, n, C * kernel]
-        y = linear(windows, self.conv.weight.flatten(1), self.conv.bias)
+        y = self._product(live.shift("inputs", x, -1)[..., max(0, self.stride - self.kernel) :])
         if self.norm is not None:
             assert isinstance(self.norm, FrameLayerNorm)  # the other one waits for the end of the utterance
             y = F.layer_norm(y, self.norm.normalized_shape, self.norm.weight, self.norm.bias, self.norm.eps)
         return F.gelu(y).mT
+
+    def _product(self, x: torch.Tensor) -> torch.Tensor:
+        """The convolution of [N, C, T] as a product of windows and weights: [N, frames, channels]."""
+        windows = x.unfold(-1, self.kernel, self.stride).transpose(1, 2).flatten(2)  # [N, frames, C * kernel]
+        return linear(windows, self.conv.weight.flatten(1), self.conv.bias)
 
     def num_frames(self, lengths: torch.Tensor) -> torch.Tensor:
         """Output frames for a number of input frames; too short an input has none."""

@@ -171,7 +171,8 @@ def test_every_encoder_of_the_mixers_is_certified_and_stands_beside_attention(tm
     one, stages = stages_of("an4_emodb_mixers", tmp_path)
     mixers = ["full", "sa", "llsa", "chunked", "deformable", "none", "summary"]
     assert [row.pretrained for row in one.rows.values() if row.pretrained] == mixers
-    assert {f"latency-{mixer}" for mixer in mixers} == {name for name in stages if name.startswith("latency-")}
+    encoders = [*mixers, "untrained"]
+    assert {f"latency-{encoder}" for encoder in encoders} == {name for name in stages if name.startswith("latency-")}
     assert len({(p.plan, p.seed) for p in one.pretraining.values()}) == 1  # the same updates for all
     beside = {name: row.beside for name, row in one.rows.items() if row.pretrained}
     assert beside == {
