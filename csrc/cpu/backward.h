@@ -155,8 +155,9 @@ class Walk {
             const MatrixB<Real> values = scratch_.values.from(base - window_.begin);
             ChannelGradient<Element> frame = at(i);
             frame.find_means(scratch_.query_sums + i * padded, ahead(i), values);
-            sums_ahead[i] = frame.gather(ahead(i), values, scratch_.value_sums + (base - sums_.begin) * padded,
-                                         scratch_.grads + i * padded);
+            sums_ahead[i] =
+                frame.gather(ahead(i), values, scratch_.value_sums + (base - sums_.begin) * padded,
+                             scratch_.grads + i * padded);
         }
         const MatrixB<Real> grads{scratch_.grads, padded};
         head_.times_keys(unit, grads, scratch_.values, window_, scratch_.products, stride);

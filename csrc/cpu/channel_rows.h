@@ -13,8 +13,8 @@
 //
 // so that forward and backward cost what a band costs, and a few products of one row with one key. y is
 // computed again in backward: what forward returned may be rounded to 16 bits. All dS of a frame sum to 0, so
-// D of the first row j is sum_s exp(S_s - L_j) G_j . v_s over its keys, plus dS of the keys ahead: of the same
-// products as its dS, so that the score of a lone key gets exactly 0.
+// D of the first row j is sum_s exp(S_s - L_j) G_j . v_s over its keys, plus dS of the keys ahead: of the
+// same products as its dS, so that the score of a lone key gets exactly 0.
 #pragma once
 
 #include "head.h"
@@ -147,8 +147,8 @@ class ChannelGradient {
     }
     Real first_log_sum() const { return log_sum(first_); }
 
-    // dY_b . y_b of every row but the first; `y` holds the first row's y, and is changed. `scores` are those of
-    // the keys ahead.
+    // dY_b . y_b of every row but the first; `y` holds the first row's y, and is changed. `scores` are those
+    // of the keys ahead.
     void find_means(Real* y, const Real* scores, MatrixB<Real> values) {
         for (int64_t b = first_ + 1; b < end_; ++b) {
             scale_row(power_of(log_sum(b - 1) - log_sum(b)), y, padded_);
@@ -160,8 +160,8 @@ class ChannelGradient {
         }
     }
 
-    // G of the first row into `grad`; on the way, from the last row to the first, the scores of the keys ahead
-    // become dS, and their dV is added to `value_sums`. Returns the sum of these dS.
+    // G of the first row into `grad`; on the way, from the last row to the first, the scores of the keys
+    // ahead become dS, and their dV is added to `value_sums`. Returns the sum of these dS.
     Real gather(Real* scores, MatrixB<Real> values, Real* value_sums, Real* grad) {
         Real mean = 0, total = 0;
         memset(grad, 0, static_cast<size_t>(padded_) * sizeof(Real));
