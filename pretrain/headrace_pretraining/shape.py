@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from headrace import EncoderConfig
@@ -88,8 +87,7 @@ def frames_a_second(config: str, overrides: Sequence[str], configs: Path) -> flo
         layers = model["conv_feature_layers"]
         values["conv_layers"] = parse_conv_layers(layers.strip("'\"") if isinstance(layers, str) else layers)
     encoder = EncoderConfig(**values)
-    with torch.device("meta"):
-        return encoder.sample_rate / FRONTENDS[encoder.frontend](encoder).stride_samples
+    return encoder.sample_rate / FRONTENDS[encoder.frontend](encoder).stride_samples
 
 
 def section_of(config: str, overrides: Sequence[str], configs: Path, section: str) -> dict[str, Any]:
