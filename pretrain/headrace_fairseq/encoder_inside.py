@@ -35,6 +35,7 @@ class EncoderInside(torch.nn.Module):
     speech_encoder: SpeechEncoder
     progress: Progress
     batch: tuple[torch.Tensor, int] | None = None  # utterances [N] and epoch, while the forward of a known batch runs
+    updates = 0  # that fairseq has said
 
     def put_encoder_inside(self, cfg: DictConfig, config: EncoderConfig) -> None:
         """In place of the modules that fairseq's constructor has built; ``config`` is ``encoder_config(cfg)``."""
@@ -96,16 +97,19 @@ class EncoderInside(torch.nn.Module):
             self.batch = None
 
     def _drawn_reach(self) -> Reach | None:
-        """In training, by (seed, epoch, utterances) where reaches are drawn; None: the configuration's."""
+        """In training where reaches are drawn, by (seed, epoch, utterances), or by (seed, update) where a task does not
+        say which utterances it gives, as fine-tuning; None: the configuration's.
+        """
         config = self.speech_encoder.config
-        if not self.training or config.drawn_reach is None or self.batch is None:
+        if not self.training or config.drawn_reach is None:
             return None
-        utterances, epoch = self.batch
+        utterances, epoch = self.batch or (torch.empty(0), self.updates)
         return config.drawn_reach.draw(config.mixer, int(self.cfg.seed), epoch, *utterances.tolist())
 
     def set_num_updates(self, num_updates: int) -> None:
         """Called by fairseq before each update."""
         super().set_num_updates(num_updates)  # pyright: ignore[reportAttributeAccessIssue]
+        self.updates = num_updates
         if get_global_rank() == 0:
             self.progress.update(num_updates)
 

@@ -226,13 +226,14 @@ def test_another_models_checkpoint_is_refused_in_one_line():
 DRAWN = {"restricted": 0.7, "hop": [2, 6], "limited": 0.5, "look_back_blocks": [1, 3]}
 
 
-def reaches_of(model, epochs):
-    """The reach that the stack is called under for the same batch in some epochs."""
+def reaches_of(model, epochs, **changes):
+    """The reach that the stack is called under for the same batch in some epochs, which begin with an update each."""
     seen, context = [], model.speech_encoder.context
     forward = context.forward
     context.forward = lambda x, lengths, reach: seen.append(reach) or forward(x, lengths, reach)
-    inputs = batch()
+    inputs = batch() | changes
     for epoch in epochs:
+        model.set_num_updates(epoch)
         model(**inputs, epoch=epoch)
     return seen
 
@@ -245,3 +246,9 @@ def test_in_training_each_batch_draws_its_reach_by_seed_epoch_and_utterances_and
     assert reaches_of(model.eval(), range(1, 4)) == [None] * 3
     fixed = ours(mixer="chunked", block="conformer", conv_kernel=5, hop=4).train()
     assert reaches_of(fixed, range(1, 4)) == [None] * 3
+
+
+def test_where_a_task_does_not_say_the_utterances_each_update_draws_its_reach():
+    model = ours(mixer="chunked", block="conformer", conv_kernel=5, hop=4, drawn=DRAWN).train()
+    seen, drawn = reaches_of(model, range(1, 13), utterances=None), model.speech_encoder.config.drawn_reach
+    assert seen == [drawn.draw("chunked", 1, update) for update in range(1, 13)] and len(set(seen)) > 5
