@@ -82,12 +82,17 @@ encoder = headrace.load("path/of/this/folder")
 out = encoder(waveforms, num_samples)  # [N, samples] at {sample_rate} Hz{normalized}, [N]
 out.hidden_states                      # {num_states} tensors [N, T, {embed_dim}]
 ```
-
+{sizes}
 In s3prl, in the checkout: `python downstream/run.py -m train -u headrace_local -k path/of/this/folder -d asr ...`
 
 ## Where it comes from
 
 {provenance}
+"""
+
+SIZES = """
+Trained for blocks of {lowest} to {highest} frames ({lowest_ms:g} to {highest_ms:g} ms){whole}: one size is chosen \
+with `headrace.load(..., changes={{"hop": {lowest}}})`.
 """
 
 FILES = ("README.md", "preprocessor_config.json", "hubconf.py", "expert.py", "requirements.txt")
@@ -130,5 +135,20 @@ def _card(config: EncoderConfig, provenance: dict[str, Any], num_parameters: int
         sample_rate=config.sample_rate,
         normalized=", each normalised to zero mean and unit variance" if config.normalize_waveform else "",
         num_states=config.num_layers + 1,
+        sizes=_sizes(config, stride_ms),
         provenance="\n".join(["| | |", "|---|---|", *rows]) if rows else "Nothing was recorded.",
+    )
+
+
+def _sizes(config: EncoderConfig, stride_ms: float) -> str:
+    """What one may choose at load, where training drew reaches."""
+    if (drawn := config.drawn_reach) is None:
+        return ""
+    lowest, highest = drawn.hop
+    return SIZES.format(
+        lowest=lowest,
+        highest=highest,
+        lowest_ms=lowest * stride_ms,
+        highest_ms=highest * stride_ms,
+        whole=", and for whole utterances, `None`" if drawn.restricted < 1 else "",
     )

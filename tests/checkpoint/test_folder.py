@@ -38,6 +38,18 @@ def test_the_card_says_latency_and_where_the_weights_come_from(tmp_path):
     assert "| look-ahead of all layers together | 2 frames = 40 ms |" in card and "| updates | 7 |" in card
 
 
+@pytest.mark.parametrize(
+    ("restricted", "whole"), [(0.6, ", and for whole utterances, `None`"), (1, "")], ids=["some whole", "none whole"]
+)
+def test_the_card_says_which_sizes_may_be_chosen_where_training_drew_them(tmp_path, restricted, whole):
+    drawn = {"hop": [2, 6], "restricted": restricted}
+    save(small_encoder(torch.float32, mixer="none", block="conformer", hop=4, drawn=drawn), tmp_path / "drawn")
+    save(small_encoder(torch.float32, mixer="none", block="conformer", hop=4), tmp_path / "fixed")
+    drawn_card, fixed_card = ((tmp_path / name / "README.md").read_text() for name in ("drawn", "fixed"))
+    assert f"Trained for blocks of 2 to 6 frames (40 to 120 ms){whole}: one size" in drawn_card
+    assert 'changes={"hop": 2}' in drawn_card and "Trained for" not in fixed_card
+
+
 def test_nothing_that_we_write_promises_a_package_that_is_not_published(tmp_path):
     save(small_encoder(torch.float32), tmp_path / "folder")
     texts = {name: (tmp_path / "folder" / name).read_text() for name in FILES - {"model.safetensors"}}
