@@ -71,6 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         allowed = int(os.environ.get("OMP_NUM_THREADS") or 0) or (os.cpu_count() or 1)
         threads = options.threads or max(1, allowed // options.processes)
         Scheduler(iterations.folder, iterations.stages(), 1, threads, {}, "").run()
+        print("".join(f"warning: {line}\n" for line in iterations.findings()), end="")
         print(f"{iterations.folder.stage('export') / 'encoder'}  (this start: {clock(time.monotonic() - started)})")
 
     return ended("hubert.py", run)

@@ -16,7 +16,7 @@ from headrace_experiments.corpora import Splits, describe_asr, describe_emotion,
 from headrace_experiments.experiment import Experiment, Row
 from headrace_experiments.plan import CERTIFICATE, INFORMATION, certificate_stage, information_stage
 from headrace_experiments.report_file import FORMAT, portable
-from headrace_experiments.trained import trained
+from headrace_experiments.trained import findings_of, trained
 from headrace_pretraining.iterations import plan_path
 from headrace_pretraining.shape import CONFIGS, shape_of
 from headrace_stages import stamps
@@ -50,7 +50,7 @@ def collect(folder: RunFolder) -> dict[str, Any]:
         "rows": [_row(folder, experiment, name, scores) for name in experiment.rows],
         "chance": {task: chance(folder, experiment, task) for task in experiment.tasks},
         "comparisons": [c for task in experiment.tasks for c in comparisons(folder, experiment, task)],
-        "warnings": _warnings(scores, done),
+        "warnings": [*_warnings(scores, done), *_findings(folder, experiment)],
         "stages": [_stage(folder, name, stamp) for name, stamp in done.items()],
     }
 
@@ -171,6 +171,15 @@ def _warnings(scores: dict[str, dict[str, Any]], done: dict[str, stamps.Stamp]) 
     if len({stamp.commit for stamp in done.values()}) > 1:
         found["the stages were made at different commits (see the list of stages)"] = None
     return list(found)
+
+
+def _findings(folder: RunFolder, experiment: Experiment) -> list[str]:
+    """What was found wrong with the pretrainings while they ran."""
+    return [
+        f"pretraining {where}: from update {found.update} on: {found.text}"
+        for name, one in experiment.pretraining.items()
+        for where, found in findings_of(folder, name, one)
+    ]
 
 
 def _stage(folder: RunFolder, name: str, stamp: stamps.Stamp) -> dict[str, Any]:

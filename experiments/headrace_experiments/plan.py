@@ -18,7 +18,7 @@ from headrace_experiments.corpora import Splits, check_sessions, find_splits
 from headrace_experiments.experiment import CHECKOUT, Experiment, Pretraining, Row, Task
 from headrace_experiments.trained import labels_of, trained
 from headrace_pretraining.iterations import plan_path
-from headrace_pretraining.shape import CONFIGS, encoder_of
+from headrace_pretraining.shape import CONFIGS, encoder_of, files_of
 from headrace_stages.hydra import hydra_value
 from headrace_stages.stage import RunFolder, Stage
 
@@ -33,6 +33,8 @@ INFORMATION = "information.json"
 """What labels tell of characters, in the folder of its stage."""
 
 
+COSTLY = ("pretrain", "hubert")
+"""Kinds of stages whose results are kept aside where they have to start afresh."""
 CERTIFICATE = "latency.json"
 """What `headrace latency` stores, in the folder of its stage."""
 
@@ -208,7 +210,7 @@ class Plan:
             "hubert" if one.plan else "pretrain",
             command,
             (str(trained(self.folder, name, one).checkpoint.relative_to(self.folder.stage(stage))),),
-            inputs=(CONFIGS, *([plan_path(one.plan)] if one.plan else [])),
+            inputs=(*files_of(one.configuration, overrides, CONFIGS), *([plan_path(one.plan)] if one.plan else [])),
             after=("manifest-pretraining",),
             progress="stages" if one.plan else "fairseq",
         )
@@ -235,7 +237,8 @@ class Plan:
                 flags += ["--data", str(self.folder.stage("manifest-pretraining"))]
                 after = ("manifest-pretraining",)
             command = self._python("pretrain/untrained.py", "encoder", one.configuration, *overrides, *flags)
-            return self._stage(f"export-{name}", "export", command, ("encoder",), inputs=(CONFIGS,), after=after)
+            files = files_of(one.configuration, overrides, CONFIGS)
+            return self._stage(f"export-{name}", "export", command, ("encoder",), inputs=files, after=after)
         assert row.pretrained is not None
         checkpoint = trained(self.folder, row.pretrained, self.experiment.pretraining[row.pretrained]).checkpoint
         flags = []
@@ -325,5 +328,5 @@ class Plan:
         scratch: tuple[str, ...] = (),
         told_by: tuple[str, ...] = (),
     ) -> Stage:
-        expected = self._expected(kind)
-        return Stage(name, command, outputs, inputs, after, progress, expected, scratch, told_by=told_by)
+        expected, costly = self._expected(kind), kind in COSTLY
+        return Stage(name, command, outputs, inputs, after, progress, expected, scratch, told_by=told_by, costly=costly)

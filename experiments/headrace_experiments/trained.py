@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headrace_experiments.experiment import Pretraining
+from headrace_pretraining.findings import Finding, read_findings
 from headrace_stages.stage import RunFolder
 
 
@@ -21,6 +22,16 @@ class Trained:
 def labels_of(folder: RunFolder, name: str, iteration: int) -> Path:
     """The labels that an iteration of HuBERT ``name`` was trained on."""
     return RunFolder(folder.stage(f"pretrain-{name}")).stage(f"labels-{iteration}")
+
+
+def findings_of(folder: RunFolder, name: str, one: Pretraining) -> list[tuple[str, Finding]]:
+    """What was found wrong while pretraining ``name`` ran, and in which of its iterations or in which run."""
+    home = folder.stage(f"pretrain-{name}")
+    homes = {name: home}
+    if one.plan:
+        numbers = range(1, one.num_iterations + 1)
+        homes = {f"{name}, iteration {number}": RunFolder(home).stage(f"train-{number}") for number in numbers}
+    return [(where, each) for where, run in homes.items() for each in read_findings(run / "checkpoints")]
 
 
 def trained(folder: RunFolder, name: str, one: Pretraining) -> Trained:

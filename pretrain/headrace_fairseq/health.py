@@ -8,14 +8,15 @@ healthy and on sabotaged runs in tests/pretrain/test_health.py.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from headrace_pretraining.findings import FILE, Finding, read_findings, write_findings
 
 logger = logging.getLogger("headrace_fairseq.health")
 
@@ -38,15 +39,6 @@ class Facts:
     groups: int = 0
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One warning. name: of the rule; update: when it was found; text: what, and what usually causes it."""
-
-    name: str
-    update: int
-    text: str
-
-
 def mean_of(rows: deque[Mapping[str, float]], key: str) -> float:
     """Over the rows that have it; NaN where none has."""
     found = [float(row[key]) for row in rows if key in row]
@@ -60,10 +52,13 @@ Rule = Callable[[deque[Mapping[str, float]], int, Facts], str | None]
 
 def _not_finite(rows: deque[Mapping[str, float]], update: int, facts: Facts) -> str | None:
     bad = next((name for name, value in rows[-1].items() if not math.isfinite(value) and name != "loss_scale"), None)
-    if bad is None:
-        return None
+    return None if bad is None else not_finite(bad)
+
+
+def not_finite(what: str) -> str:
+    """A text for a number that is NaN or infinite."""
     return (
-        f"{bad} is not finite. Usual causes: fp16 overflow (common.bf16=true common.fp16=false), a learning rate that "
+        f"{what} is not finite. Usual causes: fp16 overflow (common.bf16=true common.fp16=false), a learning rate that "
         "is too high, optimization.clip_norm=0."
     )
 
@@ -141,12 +136,11 @@ class Health:
 
     def begin(self, num_updates: int) -> None:
         """Know what was found before, where a run goes on; what another run in the same folder found is forgotten."""
-        path = None if self.folder is None else self.folder / "health.json"
-        if path is not None and path.is_file():
-            found = [Finding(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
-            self.findings = [one for one in found if one.update <= num_updates] if num_updates else []
-            if not self.findings:
-                path.unlink()
+        if self.folder is None:
+            return
+        self.findings = [one for one in read_findings(self.folder) if 0 < num_updates >= one.update]
+        if not self.findings:
+            (self.folder / FILE).unlink(missing_ok=True)
 
     def update(self, row: Mapping[str, Any], num_updates: int) -> None:
         """Look at one update."""
@@ -160,14 +154,15 @@ class Health:
                 self.add(Finding(name, num_updates, text))
 
     def add(self, finding: Finding) -> None:
-        """Tell and keep a finding."""
+        """Tell and keep a finding. A disk that is full does not end the run here."""
         self.findings.append(finding)
         logger.warning(f"update {finding.update}: {finding.text}")
-        self.tell(finding)
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / "health.json"
-            path.write_text(json.dumps([asdict(one) for one in self.findings], indent=1) + "\n", encoding="utf-8")
+        try:
+            self.tell(finding)
+            if self.folder is not None:
+                write_findings(self.folder, self.findings)
+        except OSError as why:
+            logger.warning(f"this finding stands in no file: {why}")
 
 
 def dead_clusters(counts: list[int]) -> str | None:

@@ -10,7 +10,8 @@ from fairseq.distributed.utils import get_global_rank
 from tensorboardX import SummaryWriter
 
 from headrace_fairseq import labels
-from headrace_fairseq.health import Facts, Finding, Health, dead_clusters
+from headrace_fairseq.health import Facts, Health, dead_clusters, not_finite
+from headrace_pretraining.findings import Finding
 
 WATCHED = ("headrace_wav2vec2", "headrace_hubert")
 
@@ -28,7 +29,11 @@ def watch_health(trainer: Any) -> None:
     step = trainer.train_step
 
     def look_after_step(*args: Any, **kwargs: Any) -> Any:
-        logged = step(*args, **kwargs)
+        try:
+            logged = step(*args, **kwargs)
+        except FloatingPointError:  # fairseq's end of a run whose gradients are not finite
+            health.add(Finding("not finite", trainer.get_num_updates(), not_finite("a gradient")))
+            raise
         if logged:
             health.update(logged, trainer.get_num_updates())
         return logged

@@ -18,7 +18,8 @@ import yaml
 
 from headrace_labels.features import Mfcc
 from headrace_labels.shards import read_manifest
-from headrace_pretraining.shape import CONFIGS, frames_a_second, section_of, shape_of
+from headrace_pretraining.findings import read_findings
+from headrace_pretraining.shape import CONFIGS, files_of, frames_a_second, section_of, shape_of
 from headrace_stages.hydra import hydra_value
 from headrace_stages.process import as_typed
 from headrace_stages.stage import RunFolder, Stage
@@ -138,6 +139,12 @@ class Iterations:
             stages.append(self._training(number, one))
         return [*stages, self._export()]
 
+    def findings(self) -> list[str]:
+        """What was found wrong with the trainings while they ran."""
+        homes = {name: self.folder.stage(name) for name in (f"train-{n + 1}" for n in range(len(self.plan.iterations)))}
+        found = [(name, each) for name, home in homes.items() for each in read_findings(home / "checkpoints")]
+        return [f"{name}, from update {each.update} on: {each.text}" for name, each in found]
+
     # ---- stages ----
 
     def _clusters(self, number: int, one: Iteration) -> list[Stage]:
@@ -208,11 +215,12 @@ class Iterations:
             name,
             (*self._python(), *train, *self._layout(), *overrides, *flags),
             ("checkpoints/checkpoint_last.pt",),
-            (CONFIGS, *self._inputs()),
+            (*files_of(self.plan.config, self.overrides, CONFIGS), *self._inputs()),
             (f"labels-{number}",),
             "fairseq",
             one.updates * self.plan.speed.update,
             told_by=(*train, *overrides, *flags),  # in any number of processes: fairseq goes on from another one's
+            costly=True,
         )
 
     def _layout(self) -> list[str]:

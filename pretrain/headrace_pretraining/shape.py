@@ -96,29 +96,40 @@ def section_of(config: str, overrides: Sequence[str], configs: Path, section: st
     Raises:
         ValueError: there is no such configuration.
     """
-    choices = dict(override.partition("=")[::2] for override in overrides)
     prefix = f"{section}."
-    own = {key.removeprefix(prefix): value for key, value in choices.items() if key.startswith(prefix)}
-    return _section(configs, config, choices, section) | own
+    found: dict[str, Any] = {}
+    for _, content in _composed(configs, config, _choices(overrides)):
+        found |= content.get(section) or {}
+    return found | {key.removeprefix(prefix): v for key, v in _choices(overrides).items() if key.startswith(prefix)}
 
 
-def _section(configs: Path, name: str, choices: dict[str, str], section: str) -> dict[str, Any]:
-    """A section of a file and of those in its `defaults`, where later ones win."""
+def files_of(config: str, overrides: Sequence[str], configs: Path) -> tuple[Path, ...]:
+    """The files that a configuration is composed of, each once.
+
+    Raises:
+        ValueError: there is no such configuration.
+    """
+    return tuple(dict.fromkeys(path for path, _ in _composed(configs, config, _choices(overrides))))
+
+
+def _choices(overrides: Sequence[str]) -> dict[str, str]:
+    return dict(override.partition("=")[::2] for override in overrides)
+
+
+def _composed(configs: Path, name: str, choices: dict[str, str]) -> list[tuple[Path, dict[str, Any]]]:
+    """A file, those in its `defaults`, and their contents, in the order in which later ones win."""
     path = configs / f"{name}.yaml"
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected the configuration of a pretraining")
     content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    own = content.get(section) or {}
-    found: dict[str, Any] = {}
     defaults = content.get("defaults") or []
+    found: list[tuple[Path, dict[str, Any]]] = []
     for entry in defaults if "_self_" in defaults else [*defaults, "_self_"]:
         if entry == "_self_":
-            found |= own
-        elif isinstance(entry, str):
-            found |= _section(
-                configs, str(Path(name).parent / entry), choices, section
-            )  # beside the file that names it
+            found.append((path, content))
+        elif isinstance(entry, str):  # beside the file that names it
+            found += _composed(configs, str(Path(name).parent / entry), choices)
         else:
             for group, option in entry.items():
-                found |= _section(configs, f"{group}/{choices.get(group, option)}", choices, section)
+                found += _composed(configs, f"{group}/{choices.get(group, option)}", choices)
     return found

@@ -78,6 +78,18 @@ def start(folder: RunFolder, stage: Stage, fresh: bool, threads: int, extra: Map
     return Running(stage, process, log, begin)
 
 
+def put_aside(folder: RunFolder, stage: Stage) -> Path | None:
+    """Move away what a costly stage had made before it starts afresh, with its log; returns where, None for nothing."""
+    home, log = folder.stage(stage.name), folder.log(stage.name)
+    if not stage.costly or not home.is_dir() or not any(home.iterdir()):
+        return None
+    place = folder.aside(stage.name)
+    home.rename(place)
+    if log.exists():
+        log.rename(place / log.name)
+    return place
+
+
 def has_ended(one: Running) -> bool:
     """Whether a stage's first process is over. It is not reaped yet: until it is, its group's number stays its own."""
     if one.process.returncode is not None:

@@ -94,6 +94,8 @@ class Scheduler:
                 self.display.event(f"  whole    {stage.name}")
                 continue
             goes_on = stamps.can_go_on(self.folder, stage, key) and not stage.always
+            if not goes_on and (place := process.put_aside(self.folder, stage)):
+                self.display.event(f"  kept     {place}: made from other settings or data; remove it when you like")
             stamp = stamps.begin(self.folder, stage, key, self.commit)
             one = process.start(self.folder, stage, not goes_on, self.threads, self.environment)
             self._running.append((one, Follower(one.log, one.log_start, stage.progress)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 
@@ -12,7 +13,8 @@ from pathlib import Path
 class Stage:
     """One command, run as a process of its own in a folder of its own, RUN/stages/NAME.
 
-    Whatever a stage writes, it writes below its folder: a stage that has to start afresh has its folder removed.
+    Whatever a stage writes, it writes below its folder: a stage that has to start afresh has its folder removed, or put
+    aside where it is costly.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Stage:
     scratch: tuple[str, ...] = ()  # below its folder, removed when it is done
     always: bool = False  # cheap, and to be made anew each time: the report
     told_by: tuple[str, ...] = ()  # another command with the same result, by which it is known; empty: its own
+    costly: bool = False  # took hours or days: where it has to start afresh, what it had made is put aside, not removed
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class RunFolder:
     def stage(self, name: str) -> Path:
         """The folder that a stage writes into."""
         return self.root / "stages" / name
+
+    def aside(self, name: str) -> Path:
+        """The next free folder for what a costly stage had made."""
+        number = next(n for n in count(1) if not self.stage(f"{name}.before-{n}").exists())
+        return self.stage(f"{name}.before-{number}")
 
     def stamp(self, name: str) -> Path:
         """What is known of a stage's last run: see stamps.py."""

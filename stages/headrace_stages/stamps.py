@@ -6,7 +6,7 @@ when the stage begins (state "begun") and again when it is done: its process end
 
     done, same key, outputs as they were     nothing to do
     begun, same key                          killed or failed half-way: goes on in its folder
-    anything else                            starts afresh, in an empty folder
+    anything else                            starts afresh, in an empty folder; a costly one's is kept beside it
 """
 
 from __future__ import annotations
@@ -64,18 +64,19 @@ def write(folder: RunFolder, name: str, stamp: Stamp) -> None:
 
 
 def key_of(folder: RunFolder, stage: Stage) -> str:
-    """Fingerprint of all that decides a stage's result. The stages before it must be done.
+    """Fingerprint of all that decides a stage's result, wherever the run and its inputs lie. The stages before it must
+    be done.
 
     Raises:
         ValueError: an input is not there.
     """
-    inputs = {}
-    for path in stage.inputs:
-        inputs[str(path)] = fingerprint.of_path(path)
-        if inputs[str(path)] is None:
+    inputs = [(path.name, fingerprint.of_path(path)) for path in stage.inputs]
+    for path, (_, found) in zip(stage.inputs, inputs, strict=True):
+        if found is None:
             raise ValueError(f"stage {stage.name} reads {path}, which is not there or empty")
     before = {name: stamp.made for name in stage.after if (stamp := read(folder, name)) is not None}
-    return fingerprint.of_values([stage.told_by or stage.command, stage.outputs, inputs, before])
+    command = [part.replace(str(folder.root), "RUN") for part in stage.told_by or stage.command]
+    return fingerprint.of_values([command, stage.outputs, inputs, before])
 
 
 def is_whole(folder: RunFolder, stage: Stage, key: str) -> bool:

@@ -2,6 +2,7 @@
 """An experiment's file is checked when it is read, and becomes stages whose commands belong together."""
 
 import dataclasses
+import shutil
 import statistics
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from headrace_experiments import description, experiment, report_file, results_f
 from headrace_experiments.corpora import Splits, check_sessions, find_splits
 from headrace_experiments.experiment import Pretraining
 from headrace_experiments.plan import CHECKOUT, Plan, Speech, speech_of
-from headrace_pretraining.shape import CONFIGS, Shape, encoder_of, shape_of
+from headrace_pretraining.shape import CONFIGS, Shape, encoder_of, files_of, section_of, shape_of
 from headrace_stages.stage import RunFolder, check
 
 FOLDER = CHECKOUT / "experiments"
@@ -180,6 +181,20 @@ def test_every_encoder_of_the_mixers_is_certified_and_stands_beside_attention(tm
         **dict.fromkeys(["deformable", "none", "summary"], "chunked"),
         "chunked": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "recipe"), [([], "llsa"), (["recipe=conformer", "model.hop=8"], "conformer")], ids=["plain", "recipe"]
+)
+def test_a_configuration_is_told_by_the_files_that_it_is_composed_of(tmp_path, overrides, recipe):
+    configs = Path(shutil.copytree(CONFIGS, tmp_path / "configs"))
+    files = files_of("hubert_tiny", overrides, configs)
+    names = {"hubert_tiny", "hubert_base_librispeech", f"recipe/{recipe}", "size/tiny_hubert", "size/tiny"}
+    assert {str(path.relative_to(configs).with_suffix("")) for path in files} == names
+    whole = section_of("hubert_tiny", overrides, configs, "model")
+    for path in {*configs.rglob("*.yaml")} - {*files}:
+        path.unlink()
+    assert section_of("hubert_tiny", overrides, configs, "model") == whole
 
 
 @pytest.mark.parametrize("beside", ["typo", "llsa"], ids=["unknown", "itself"])

@@ -19,6 +19,7 @@ from headrace_experiments.page import page
 from headrace_experiments.plan import CHECKOUT, Plan, Speech
 from headrace_experiments.reference import reference_curve
 from headrace_experiments.table import findings, for_markdown, for_terminal, table
+from headrace_pretraining.findings import Finding, write_findings
 from headrace_stages import stamps
 from headrace_stages.stage import RunFolder
 from headrace_stages.stamps import Stamp
@@ -277,6 +278,16 @@ def test_few_speakers_are_warned_of_once(report):
         f"{task}: 8 speakers: with fewer than 20 the interval by speaker is too narrow to lean on"
         for task in ("asr", "emotion")
     ]
+
+
+def test_what_health_found_is_among_the_warnings(folder, report):
+    checkpoints = folder.stage("pretrain-llsa") / "checkpoints"
+    write_findings(checkpoints, [Finding("too good", 50, "accuracy 1.00")])
+    try:
+        found = [*report["warnings"], "pretraining llsa: from update 50 on: accuracy 1.00"]
+        assert collect(folder)["warnings"] == found
+    finally:
+        (checkpoints / "health.json").unlink()
 
 
 def test_stages_of_several_commits_are_warned_of(folder, report):

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("fairseq", reason="fairseq is not installed")
 from headrace_fairseq.health import PATIENCE, WINDOW, Facts, Health, dead_clusters
+from headrace_pretraining.findings import Finding
 
 WAV2VEC2 = Facts(chance=1 / 101, groups=2)
 HUBERT = Facts(chance=0.03)
@@ -73,6 +74,21 @@ def test_a_run_that_goes_on_knows_what_was_found_before_and_a_new_one_forgets_it
     assert names(new) == [] and not (tmp_path / "health.json").exists()
 
 
+@pytest.mark.parametrize("text", ["", "[{", "{}", '[{"name": "typo"}]'])
+def test_a_file_of_findings_that_nobody_can_read_is_none(tmp_path, text):
+    (tmp_path / "health.json").write_text(text)
+    health = Health(WAV2VEC2, tmp_path)
+    health.begin(5)
+    assert health.findings == []
+
+
+def test_a_full_disk_does_not_end_a_run_that_is_found_sick(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    health = Health(WAV2VEC2, tmp_path / "file" / "checkpoints")
+    health.add(Finding("too good", 7, "text"))
+    assert health.findings and "this finding stands in no file: " in caplog.text
+
+
 # ---- real runs ----
 
 
@@ -102,6 +118,14 @@ def test_labels_that_are_all_the_same_are_seen_in_a_real_run(run, labelled_corpu
 def test_a_collapsed_codebook_is_seen_in_a_real_run(run):
     sick = {"criterion__loss_weights": "[0.0,0.0]", "optimization__lr": "[0.03]", "model__latent_temp": "[0.5,0.1,0.9]"}
     assert "collapsed codes" in run("wav2vec2_tiny", optimization__max_update=250, **sick)
+
+
+@pytest.mark.fairseq
+def test_a_loss_that_is_no_number_is_told_before_fairseq_ends_the_run(trainer):
+    training = trainer.start(optimization__max_update=40, optimization__lr="[1e30]")
+    assert training.wait() != 0
+    found = json.loads((training.run_dir / "checkpoints" / "health.json").read_text())
+    assert "not finite" in [one["name"] for one in found]
 
 
 @pytest.mark.slow

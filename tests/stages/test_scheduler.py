@@ -130,6 +130,36 @@ def test_another_command_starts_afresh_in_an_empty_folder(run):
     assert sorted(os.listdir(run.folder.stage("a"))) == ["out"]
 
 
+def test_what_a_costly_stage_made_is_kept_beside_when_it_starts_afresh(run):
+    def other(text):
+        return Stage("a", python(f"open('out', 'w').write({text!r})"), ("out",), costly=True)
+
+    run(copies("a", costly=True))
+    run(other("b"))
+    assert "kept     " in run.said and run.read("a") == "b"
+    assert run.read("a.before-1") == "a" and "Path(" in run.read("a.before-1", "a.log")
+    run(other("c"))
+    assert [run.read(name) for name in ("a.before-1", "a.before-2", "a")] == ["a", "b", "c"]
+    run(other("c"))
+    assert "kept" not in run.said and "whole    a" in run.said
+
+
+def test_a_run_and_its_inputs_may_move(run, tmp_path):
+    source = tmp_path / "here" / "config"
+    source.parent.mkdir()
+    source.write_text("1")
+
+    def stages(folder, source):
+        return copies("a", inputs=[source]), copies("b", source=folder.stage("a") / "out", after=["a"])
+
+    run(*stages(run.folder, source))
+    run.folder.root.rename(tmp_path / "elsewhere")
+    source.parent.rename(tmp_path / "there")
+    moved = Pass(tmp_path / "elsewhere")
+    moved(*stages(moved.folder, tmp_path / "there" / "config"))
+    assert moved.said.count("whole") == 2
+
+
 @pytest.mark.parametrize("content", [None, "", "cut"], ids=["removed", "emptied", "changed"])
 def test_a_damaged_output_is_made_again(run, content):
     run(copies("a"))
