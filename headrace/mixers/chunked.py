@@ -64,6 +64,6 @@ class ChunkedAttention(Attention, ChunkMixer):
         if self.relative is None:
             return super().attend_live(q, k, v, lengths, reach, live)
         assert isinstance(reach, Blocks)
-        queries, bias = self.relative(q, reach)
+        queries, bias = self.relative(q, reach, live=True)
         state = (live.whole("keys"), live.whole("values"), live.whole("next_frame"), live.slots)
         return ops.llsa_step(queries, k, v, *state, reach, lengths, bias)

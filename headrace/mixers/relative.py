@@ -30,17 +30,25 @@ class RelativePositions(nn.Module):
         self.distance_bias = nn.Parameter(torch.empty(shape.num_heads, head_dim))  # v
         for bias in (self.content_bias, self.distance_bias):
             nn.init.xavier_uniform_(bias)
-        self._kept: dict[object, torch.Tensor] = {}  # never thrown out: a CUDA graph may read it
+        self._kept: dict[object, torch.Tensor] = {}  # not thrown out between ticks: a CUDA graph may read it
 
-    def forward(self, q: torch.Tensor, blocks: Blocks) -> tuple[torch.Tensor, torch.Tensor]:
-        """q: [N, H, ..., D] -> queries of the same shape, and a bias [N, H, ..., offsets] for each of them."""
-        distances = self._distances(blocks, q)
+    def forward(self, q: torch.Tensor, blocks: Blocks, live: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """q: [N, H, ..., D] -> queries of the same shape, and a bias [N, H, ..., offsets] for each of them.
+
+        Live, what is the same in every tick is computed once.
+        """
+        distances = self._kept_distances(blocks, q) if live else self._project(blocks, q)
         wanted = q + _of_heads(self.distance_bias, q)
         bias = wanted.flatten(2, -2) @ distances.mT / q.shape[-1] ** 0.5
         return q + _of_heads(self.content_bias, q), bias.unflatten(2, q.shape[2:-1])
 
-    def _distances(self, blocks: Blocks, like: torch.Tensor) -> torch.Tensor:
-        """[H, offsets, D]: W_r r of the distance of each offset that the reach can see; live they do not change."""
+    def train(self, mode: bool = True) -> RelativePositions:
+        """torch's. What was kept is forgotten: fairseq's optimizers change weights through ``.data``, untold."""
+        if mode:
+            self._kept.clear()
+        return super().train(mode)
+
+    def _kept_distances(self, blocks: Blocks, like: torch.Tensor) -> torch.Tensor:
         weight = self.distance_proj.weight
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or weight.is_inference():
             return self._project(blocks, like)
@@ -50,6 +58,7 @@ class RelativePositions(nn.Module):
         return self._kept[key]
 
     def _project(self, blocks: Blocks, like: torch.Tensor) -> torch.Tensor:
+        """[H, offsets, D]: W_r r of the distance of each offset that the reach can see."""
         lowest, highest = blocks.offsets()
         distance = torch.arange(lowest, highest + 1, device=like.device).abs()
         width = self.distance_proj.in_features

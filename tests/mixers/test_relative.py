@@ -70,10 +70,36 @@ def test_it_is_the_formula_forward_and_in_every_gradient(reach, lengths, backend
 
 
 def test_distances_are_projected_once_when_live_and_anew_when_weights_change():
-    mixer = mixer_of()
-    x, reach = torch.randn(1, 8, C, dtype=torch.float64), Blocks(0, 4, 4, per_block=True)
+    mixer = mixer_of().eval()
+    relative, reach = mixer.relative, Blocks(0, 4, 4, per_block=True)
+    q = torch.randn(1, relative.content_bias.shape[0], 2, 4, relative.content_bias.shape[1], dtype=torch.float64)
+
+    def bias():
+        with torch.no_grad():
+            return relative(q, reach, live=True)[1]
+
+    before = bias()
+    weight, calls = relative.distance_proj.weight, []
+    hook = relative.distance_proj.register_forward_hook(lambda *_: calls.append(1))
+    assert torch.equal(bias(), before) and not calls
+    hook.remove()
     with torch.no_grad():
-        before = mixer(x, None, reach)
-        assert torch.equal(mixer(x, None, reach), before)
-        mixer.relative.distance_proj.weight.mul_(2)
-        assert not torch.equal(mixer(x, None, reach), before)
+        weight.mul_(2)
+    twice = bias()
+    assert not torch.equal(twice, before)
+    weight.data.mul_(2)  # as fairseq's Adam does: torch is not told
+    relative.train()
+    relative.eval()
+    assert not torch.equal(bias(), twice)
+
+
+def test_of_whole_utterances_nothing_is_kept_that_an_optimizer_could_make_stale():
+    mixer = mixer_of().eval()
+    with torch.no_grad():
+        for reach in (Everything(), Blocks(0, None, 4, per_block=True)):
+            for frames in (8, 9, 10):
+                x = torch.randn(1, frames, C, dtype=torch.float64)
+                before = mixer(x, None, reach)
+                mixer.relative.distance_proj.weight.data.add_(1)
+                assert not torch.equal(mixer(x, None, reach), before)
+    assert not mixer.relative._kept
