@@ -18,6 +18,7 @@ from headrace_downstream.files import appears_whole
 from headrace_downstream.padded_rnn import padded_on_cpu
 from headrace_downstream.replace import replaced
 from headrace_downstream.settings import content_digest
+from headrace_downstream.slow_frames import slow_frames_stay
 
 Adjust = Callable[[argparse.Namespace, dict[str, Any]], None]
 
@@ -50,6 +51,7 @@ def run_s3prl(
         stack.enter_context(replaced(run_downstream, "get_downstream_args", arguments))
         stack.enter_context(replaced(torch, "save", save_whole(torch.save)))
         stack.enter_context(padded_on_cpu())
+        stack.enter_context(slow_frames_stay())
         if cache is not None:
             stack.enter_context(replaced(run_downstream, "Runner", _caching(run_downstream.Runner, cache, announce)))
         run_downstream.main()

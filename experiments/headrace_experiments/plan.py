@@ -298,8 +298,8 @@ class Plan:
             config[key] = {**config[key], **value} if isinstance(value, dict) and key in config else value
         if task == "asr":
             datarc = {theirs: [getattr(self.speech.splits, ours)] for theirs, ours in S3PRL_SPLITS.items()}
-            expert = config.setdefault("downstream_expert", {})
-            expert["datarc"] = {**expert.get("datarc", {}), **datarc}
+            expert = config.get("downstream_expert", {})
+            config["downstream_expert"] = {**expert, "datarc": {**expert.get("datarc", {}), **datarc}}
         return config
 
     def _report(self, before: list[Stage]) -> Stage:
