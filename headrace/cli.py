@@ -97,10 +97,7 @@ def _add_latency(commands: Any) -> None:
 
 
 def _latency(options: argparse.Namespace) -> int:
-    if _reach_of(options) and not options.output:
-        raise ValueError(
-            "--output: expected a folder for the certificate of another reach; beside the model lies that of its own"
-        )
+    _check_output(options, "certificate")
     certificate = certify(load(options.folder, changes=_reach_of(options)), options.seconds, options.int8)
     print("\n".join(certificate_page.lines(certificate)))
     output = _output_of(options)
@@ -111,6 +108,11 @@ def _latency(options: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"no picture: {error}", file=sys.stderr)
     return 0 if certificate.holds else 1
+
+
+def _check_output(options: argparse.Namespace, what: str) -> None:
+    if _reach_of(options) and not options.output:
+        raise ValueError(f"--output: expected a folder for the {what} of another reach; its own go beside the model")
 
 
 def _output_of(options: argparse.Namespace) -> Path:
@@ -172,11 +174,13 @@ def _add_attention(commands: Any) -> None:
     command.add_argument("--within", type=int, default=5, metavar="FRAMES", help="to either side of the diagonal; 5")
     command.add_argument("--most-seconds", type=float, default=20.0, metavar="N", help="heard of each file; 20")
     command.add_argument("--output", metavar="FOLDER", help="where attention.json and .png go; beside the model")
+    _add_reach(command)
     command.set_defaults(run=_attention)
 
 
 def _attention(options: argparse.Namespace) -> int:
-    encoder, paths = load(options.folder), recordings.find(options.audio)
+    _check_output(options, "maps")
+    encoder, paths = load(options.folder, changes=_reach_of(options)), recordings.find(options.audio)
     output = _output_of(options)
 
     def say(line: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from headrace.drawn import DrawnReach
+from headrace.drawn import DrawnReach, frames_range
 from headrace.frontends import FRONTENDS
 from headrace.log_mel import check_log_mel
 from headrace.mixers import MIXERS, SUMMARIES, Shape
@@ -94,6 +94,8 @@ class EncoderConfig:
         if self.drawn is not None:
             self.drawn = DrawnReach.from_dict(self.drawn).to_dict()
             self._check_drawn(DrawnReach.from_dict(self.drawn))
+        if self.trained_hops is not None:
+            self.trained_hops = list(frames_range("trained_hops", self.trained_hops, lowest=1))
         self._check_shapes()
         self._check_frontend()
         self._check_mixer()
@@ -248,6 +250,10 @@ class EncoderConfig:
             raise ValueError(
                 f"mixer={self.mixer!r} in block='transformer' would mix no frames at all; choose block='conformer', "
                 "whose convolution does."
+            )
+        if self.block == "conformer" and self.conv_kernel == 1 and not MIXERS[self.mixer].sees_others:
+            raise ValueError(
+                f"conv_kernel must be 3 or more for mixer={self.mixer!r}, whose convolution alone mixes frames; got 1."
             )
         if self.conv_kernel % 2 == 0:
             raise ValueError(f"conv_kernel must be odd, so that it has a centre, got {self.conv_kernel}.")

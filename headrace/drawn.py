@@ -40,7 +40,8 @@ class DrawnReach:
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise ValueError(f"drawn.{name} must be a share from 0 to 1, got {value!r}.")
         for name in RANGES:
-            object.__setattr__(self, name, _range(name, getattr(self, name), 1 if name == "hop" else 0))
+            lowest = 1 if name == "hop" else 0
+            object.__setattr__(self, name, frames_range(f"drawn.{name}", getattr(self, name), lowest))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DrawnReach:
@@ -71,10 +72,15 @@ class DrawnReach:
         return MIXERS[mixer].reach(look_ahead, look_back, hop)
 
 
-def _range(name: str, value: Any, lowest: int) -> tuple[int, int]:
+def frames_range(name: str, value: Any, lowest: int) -> tuple[int, int]:
+    """Two whole numbers that rise, from `lowest` or more.
+
+    Raises:
+        ValueError: naming the field, what was expected and what came.
+    """
     pair = tuple(value) if isinstance(value, list | tuple) else ()
     if len(pair) != 2 or any(isinstance(end, bool) or not isinstance(end, int) for end in pair):
-        raise ValueError(f"drawn.{name} must be two whole numbers, the lowest and the highest, got {value!r}.")
+        raise ValueError(f"{name} must be two whole numbers, the lowest and the highest, got {value!r}.")
     if not lowest <= pair[0] <= pair[1]:
-        raise ValueError(f"drawn.{name} must rise, from {lowest} or more, got {list(pair)}.")
+        raise ValueError(f"{name} must rise, from {lowest} or more, got {list(pair)}.")
     return pair

@@ -68,7 +68,7 @@ class ContextEncoder(nn.Module):
             )
         self.layers = nn.ModuleList(BLOCKS[config.block](config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.embed_dim)
-        self._has_warned = False
+        self._has_warned = not all(config.is_trained(reach) for reach in config.reaches)  # at load
         self._initialise()
 
     def _initialise(self) -> None:

@@ -311,6 +311,17 @@ def test_a_folder_without_attention_is_refused_in_one_line(corpus, tmp_path, cap
     assert "headrace attention: an encoder with mixer='deformable' has no attention" in capsys.readouterr().err
 
 
+def test_the_maps_of_another_reach_need_a_place_of_their_own(corpus, tmp_path, capsys):
+    checkpoint.save(small_encoder(torch.float32, **CONFIGS["conformer chunked log_mel"]), tmp_path / "model")
+    command = ["attention", str(tmp_path / "model"), str(corpus / "a"), "--hop", "all"]
+    assert main(command) == 2
+    assert "--output: expected a folder for the maps of another reach" in capsys.readouterr().err
+    assert main([*command, "--output", str(tmp_path / "out")]) == 0
+    assert main(["attention", str(tmp_path / "model"), str(corpus / "a")]) == 0
+    reaches = [json.loads((tmp_path / f / "attention.json").read_text()) for f in ("out", "model")]
+    assert reaches[0]["layers"] != reaches[1]["layers"]
+
+
 def test_files_are_found_once_and_progress_says_how_long_the_rest_takes(corpus, monkeypatch):
     paths = recordings.find([corpus / "a" / "one.flac", corpus])
     assert len(paths) == len(set(paths)) == 8 and paths[0].name == "one.flac"

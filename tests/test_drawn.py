@@ -112,7 +112,10 @@ def test_the_size_is_chosen_at_load(tmp_path):
     expected = load(tmp_path / "encoder")(waveforms, reach=reach).last_hidden_state
     assert torch.equal(chosen(waveforms).last_hidden_state, expected)
     with pytest.warns(UserWarning, match="trained in chunks of 4 to 12 frames"):
-        load(tmp_path / "encoder", changes={"hop": 40})
+        unseen = load(tmp_path / "encoder", changes={"hop": 40})
+    with warnings.catch_warnings():  # once
+        warnings.simplefilter("error")
+        unseen.init_state(reach=Blocks(0, 40, 20, per_block=True))
     whole = load(tmp_path / "encoder", changes={"hop": None})
     expected = load(tmp_path / "encoder")(waveforms, reach=Everything()).last_hidden_state
     assert torch.equal(whole(waveforms).last_hidden_state, expected)
@@ -143,6 +146,13 @@ def test_what_an_encoder_was_trained_in_is_known_after_its_chunks_were_changed(t
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load(tmp_path / "other", changes={"hop": 8})
+
+
+def test_a_model_whose_look_ahead_was_drawn_runs_under_another_mixer(tmp_path):
+    drawn = {"hop": [4, 8], "look_ahead": [0, 3]}
+    save(small_encoder(torch.float32, mixer="llsa", hop=4, drawn=drawn), tmp_path / "encoder")
+    chunked = load(tmp_path / "encoder", changes={"mixer": "chunked"}).config
+    assert chunked.drawn is None and chunked.hops_of_training == (4, 8)
 
 
 def test_an_acausal_encoder_that_runs_in_blocks_is_told_no_size_that_it_never_had(tmp_path):

@@ -8,7 +8,9 @@ from typing import Any
 
 from headrace.config import EncoderConfig, is_acausal
 from headrace.frontend import Frontend
-from headrace.reach import look_ahead, picture
+from headrace.mixers import MIXERS
+from headrace.mixers.chunks import ChunkMixer
+from headrace.reach import Blocks, look_ahead, picture
 
 HUBCONF = '''\
 """torch.hub entry: torch.hub.load(<this folder>, "headrace_local", source="local")."""
@@ -142,7 +144,8 @@ def _card(config: EncoderConfig, provenance: dict[str, Any], num_parameters: int
 
 def _sizes(config: EncoderConfig, stride_ms: float) -> str:
     """What one may choose at load, where training drew reaches."""
-    if (drawn := config.drawn_reach) is None:
+    drawn, mixer = config.drawn_reach, MIXERS[config.mixer]
+    if drawn is None or Blocks not in mixer.reaches:
         return ""
     lowest, highest = drawn.hop
     return SIZES.format(
@@ -150,5 +153,5 @@ def _sizes(config: EncoderConfig, stride_ms: float) -> str:
         highest=highest,
         lowest_ms=lowest * stride_ms,
         highest_ms=highest * stride_ms,
-        whole=", and for whole utterances, `None`" if drawn.restricted < 1 else "",
+        whole=", and for whole utterances, `None`" if drawn.restricted < 1 and issubclass(mixer, ChunkMixer) else "",
     )

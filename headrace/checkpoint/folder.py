@@ -92,9 +92,10 @@ def changed(config: EncoderConfig, changes: Mapping[str, Any]) -> EncoderConfig:
         ValueError: a field that does not exist, or a value that it does not take.
     """
     values = {**config.to_dict(), **changes}
-    if values["hop"] != config.hop and config.hops_of_training is not None:
+    is_another = values["mixer"] != config.mixer
+    if (is_another or values["hop"] != config.hop) and config.hops_of_training is not None:
         values["trained_hops"] = list(config.hops_of_training)
-    if values["mixer"] == "full":  # which nothing is drawn for
+    if is_another and "drawn" not in changes:  # reaches were drawn for the mixer that was trained
         values["drawn"] = None
     new = EncoderConfig.from_dict(values)
     if unseen := [reach for reach in new.reaches if not config.is_trained(reach)]:

@@ -48,6 +48,10 @@ def test_the_card_says_which_sizes_may_be_chosen_where_training_drew_them(tmp_pa
     drawn_card, fixed_card = ((tmp_path / name / "README.md").read_text() for name in ("drawn", "fixed"))
     assert f"Trained for blocks of 2 to 6 frames (40 to 120 ms){whole}: one size" in drawn_card
     assert 'changes={"hop": 2}' in drawn_card and "Trained for" not in fixed_card
+    for mixer, said in {"llsa": "40 to 120 ms): one size", "sa": None}.items():
+        save(small_encoder(torch.float32, mixer=mixer, hop=4, drawn=drawn), tmp_path / mixer)
+        card = (tmp_path / mixer / "README.md").read_text()
+        assert said in card if said else "Trained for" not in card
 
 
 def test_nothing_that_we_write_promises_a_package_that_is_not_published(tmp_path):
