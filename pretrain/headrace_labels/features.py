@@ -89,13 +89,18 @@ class Layer:
         max_chunk: longer utterances are cut into pieces of about so many samples, which do not see each other.
 
     Raises:
-        ValueError: the encoder has no such layer, or max_chunk is shorter than its window.
+        ValueError: the encoder has no such layer or takes another sample rate, or max_chunk is shorter than its window.
     """
 
     def __init__(self, encoder: SpeechEncoder, layer: int, max_chunk: int = MAX_CHUNK) -> None:
         config, frontend = encoder.config, encoder.frontend
         if not 0 <= layer <= config.num_layers:
             raise ValueError(f"layer must be from 0 to {config.num_layers}, the layers of this encoder, got {layer}.")
+        if config.sample_rate != SAMPLE_RATE:
+            raise ValueError(
+                f"encoder: expected one of speech at {SAMPLE_RATE} Hz, which all labels are made from, got one of "
+                f"{config.sample_rate} Hz; pretrain it at {SAMPLE_RATE} Hz."
+            )
         if max_chunk < frontend.window_samples:
             raise ValueError(f"max_chunk must be {frontend.window_samples} samples or more, got {max_chunk}.")
         self.name, self.key, self.dim = f"layer {layer}", f"layer {layer} of {_digest(encoder)}", config.embed_dim

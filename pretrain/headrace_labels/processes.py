@@ -6,22 +6,30 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
+# Parts are uneven and take hours: who is done waits for the slowest. torch's default, minutes, would end them all.
+# Nobody waits this long for a process that died: torchrun ends the others.
+LONGEST_WAIT = timedelta(days=7)
+
 
 @contextmanager
 def joined() -> Iterator[str]:
-    """Within the block, the processes that torchrun started know each other; gives this one's device."""
+    """Within the block, the processes that torchrun started know each other; gives this one's device.
+
+    A GPU of its own where the machine has one for each of its processes, else the CPU for all of them.
+    """
     device = "cpu"
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1")):
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
     if "RANK" not in os.environ:
         yield device
         return
-    dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl")
+    dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl", timeout=LONGEST_WAIT)
     try:
         yield device
     finally:

@@ -15,6 +15,7 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 from headrace_labels import clusters, lloyd, minibatch
 from headrace_labels.clusters import Clusters
 from headrace_labels.frames import StoredFrames
+from headrace_labels.processes import LONGEST_WAIT, joined
 
 
 class Frames:
@@ -175,6 +176,29 @@ def test_any_number_of_processes_finds_what_one_finds(repository, corpus, proces
     alone = distributed(repository, corpus, tmp_path / "one.safetensors", 1, *flags)
     together = distributed(repository, corpus, tmp_path / "many.safetensors", processes, *flags)
     torch.testing.assert_close(together.centroids, alone.centroids, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "launched", "device", "backend"),
+    [
+        (2, 2, "cuda:1", "cpu:gloo,cuda:nccl"),
+        (1, 2, "cpu", "gloo"),
+        (0, 2, "cpu", "gloo"),
+        (1, None, "cuda:0", None),
+    ],
+)
+def test_processes_take_a_gpu_each_or_none_and_wait_long(monkeypatch, gpus, launched, device, backend):
+    begun = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda name, **more: begun.append((name, more)))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    for name, value in {"RANK": 1, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": launched}.items():
+        monkeypatch.setenv(name, str(value)) if launched else monkeypatch.delenv(name, raising=False)
+    with joined() as found:
+        assert found == device
+    assert begun == ([(backend, {"timeout": LONGEST_WAIT})] if backend else [])
 
 
 def test_the_nearest_of_no_frames_is_nothing():

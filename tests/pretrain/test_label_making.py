@@ -96,6 +96,11 @@ def test_a_layer_that_is_not_there_is_refused():
         Layer(small_encoder(torch.float32, mixer="llsa"), 4)
 
 
+def test_an_encoder_of_another_sample_rate_is_refused():
+    with pytest.raises(ValueError, match=r"encoder: expected one of speech at 16000 Hz, .* got one of 8000 Hz"):
+        Layer(small_encoder(torch.float32, mixer="llsa", sample_rate=8000), 1)
+
+
 def test_audio_that_was_edited_since_is_refused(tmp_path):
     path = tmp_path / "a.flac"
     soundfile.write(path, np.zeros(500), 16000)
