@@ -15,7 +15,7 @@ def hydra_value(path: Path) -> str:
     """
     text = str(path)
     if "${" in text:
-        raise ValueError(f"{text}: Hydra would expand the '${{' in this path; choose a folder without, see --run-dir")
+        raise ValueError(f"{text}: Hydra would expand the '${{' in this path; choose a folder without it")
     if re.fullmatch(r"[A-Za-z0-9_/.+@%*?|: -]*[A-Za-z0-9_/.+@%*?|:-]", text):
         return text
     # backslashes mean themselves, except in front of a quote

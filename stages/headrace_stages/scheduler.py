@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import re
 import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 
@@ -22,10 +24,11 @@ from headrace_stages.stage import RunFolder, Stage
 
 POLL_SECONDS = 0.1
 LAST_LINES = 25
+OWN_LINE = re.compile(r"(headrace_fairseq|\w+\.py): ")  # how our commands begin the line that says what is wrong
 
 
 class StageFailedError(Exception):
-    """A stage's process failed; the message holds the last lines of its log, its command, and what to do."""
+    """A stage's process failed; the message holds its own words or its log's last lines, its command, what to do."""
 
 
 class StoppedError(Exception):
@@ -156,10 +159,15 @@ class Scheduler:
         return Now(len(self._done), len(self.stages), shown, time.monotonic() - self._started, seconds)
 
     def _told(self, one: Running, what: str) -> str:
+        lines = log_lines(one.log, one.log_start)
+        if own := own_lines(lines):  # alone: under torchrun a page of its own reports follows, which says less
+            said = [f"stage {one.stage.name} {what}: {own[0]}", *own[1:], f"its log: {one.log}"]
+        else:
+            said = [f"stage {one.stage.name} {what}. The last lines of {one.log}:"]
+            said += [f"    {line}" for line in lines[-LAST_LINES:]]
         return "\n".join(
             [
-                f"stage {one.stage.name} {what}. The last lines of {one.log}:",
-                *(f"    {line}" for line in last_lines(one.log, one.log_start)),
+                *said,
                 f"its command, in {self.folder.stage(one.stage.name)}:",
                 f"    {process.as_typed(one.stage.command)}",
                 "Mend the cause and give the same command again: it goes on from here. To do this stage afresh, remove "
@@ -168,13 +176,22 @@ class Scheduler:
         )
 
 
-def last_lines(log: Path, start: int) -> list[str]:
+def log_lines(log: Path, start: int) -> list[str]:
     """The last lines that a process wrote after byte `start` of its log; of a bar that was redrawn, its last state."""
     with log.open("rb") as file:
         file.seek(max(start, log.stat().st_size - 60_000))
         text = file.read().decode("utf-8", errors="replace")
     lines = [line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
-    return [line for line in lines if line][-LAST_LINES:]
+    return [line for line in lines if line]
+
+
+def own_lines(lines: Sequence[str]) -> list[str]:
+    """The last line by which one of our commands said what is wrong, and those indented below it; none if none did."""
+    found = [number for number, line in enumerate(lines) if OWN_LINE.match(line)]
+    if not found:
+        return []
+    below = lines[found[-1] + 1 :]
+    return [lines[found[-1]], *takewhile(lambda line: line.startswith("    "), below)]
 
 
 @contextlib.contextmanager
@@ -185,7 +202,7 @@ def locked(root: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"another run is at work in {root}; wait for it, or choose another --run-dir") from None
+            raise ValueError(f"another run is at work in {root}; wait for it, or choose another folder") from None
         yield
 
 

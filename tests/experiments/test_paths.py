@@ -59,7 +59,7 @@ def test_a_path_that_hydra_takes_is_not_quoted(path):
 
 
 def test_what_hydra_would_expand_is_refused():
-    with pytest.raises(ValueError, match="Hydra would expand"):
+    with pytest.raises(ValueError, match=r"Hydra would expand .* choose a folder without it$"):
         hydra_value(Path("/a/${b}"))
 
 

@@ -180,6 +180,32 @@ def test_a_failed_stage_tells_its_last_lines_and_its_command_and_stops_the_other
     assert not marked_processes(run.folder.root)
 
 
+@pytest.mark.parametrize(
+    ("written", "first"),
+    [
+        ("headrace_fairseq: no such label", "headrace_fairseq: no such label"),
+        ("label_audio.py: earlier\nlabel_audio.py: no such split", "label_audio.py: no such split"),
+        ("hubert.py: stage a failed:\n    ValueError: inner", "hubert.py: stage a failed:\n    ValueError: inner"),
+    ],
+    ids=["fairseq", "script", "stages inside"],
+)
+def test_what_our_commands_say_is_wrong_stands_first_and_without_what_follows_it(run, written, first):
+    report = "\n".join(f"torchrun's report {number}" for number in range(40))
+    text = f"epoch 1\n{written}\n{report}\n"
+    with pytest.raises(StageFailedError) as failure:
+        run(Stage("a", python(f"print({text!r}); raise SystemExit(2)"), ("out",)))
+    told = str(failure.value)
+    assert told.startswith(f"stage a ended with exit code 2: {first}\nits log: {run.folder.log('a')}\nits command, in ")
+
+
+def test_what_an_earlier_attempt_said_is_not_told_again(run):
+    says, dies = (python(f"print({text!r}); raise SystemExit(2)") for text in ("run.py: early", "Traceback"))
+    for command, told in ((says, "code 2: run.py: early"), (dies, r"(?s)code 2\. The last lines of .*    Traceback")):
+        with pytest.raises(StageFailedError, match=told):
+            run(Stage("a", command, ("out",), told_by=("the same",)))
+    assert "goes on  a (attempt 2)" in run.said
+
+
 def test_a_stage_that_leaves_less_than_it_promised_fails(run):
     with pytest.raises(StageFailedError, match="did not leave out"):
         run(Stage("a", python("pass"), ("out",)))
@@ -208,7 +234,7 @@ def test_scratch_is_removed_once_the_stage_is_done(run):
 
 
 def test_a_second_run_in_the_same_folder_is_refused(run):
-    with locked(run.folder.root), pytest.raises(ValueError, match="another run is at work"):
+    with locked(run.folder.root), pytest.raises(ValueError, match=r"another run is at work.* choose another folder$"):
         run(copies("a"))
 
 
