@@ -30,6 +30,18 @@ from headrace_stages.display import clock  # noqa: E402
 from headrace_stages.scheduler import Scheduler  # noqa: E402
 from headrace_stages.stage import RunFolder  # noqa: E402
 
+# What the plan or this command sets, and who says it.
+SET_HERE = {
+    "optimization.max_update": "the plan says it for each iteration (updates)",
+    "task.label_rate": "it follows from what an iteration clusters",
+    "task.label_dir": "labels stand below --dest",
+    "task.data": "--data says it",
+    "hydra.run.dir": "--dest says it for all iterations",
+    "checkpoint.save_dir": "checkpoints stand below --dest",
+    "distributed_training.distributed_world_size": "--processes says it",
+    "distributed": "--processes says it",
+}
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -50,11 +62,22 @@ def prepare(options: argparse.Namespace) -> Iterations:
         raise ValueError(f"--processes: expected 1 or more, got {options.processes}")
     if odd := [one for one in options.overrides if "=" not in one]:
         raise ValueError(f"expected KEY=VALUE, got {odd[0]!r}")
+    for one in options.overrides:
+        key = one.partition("=")[0].lstrip("+~")
+        if key in SET_HERE:
+            raise ValueError(f"{key}: expected no override, as {SET_HERE[key]}; got {one!r}, leave it out")
     plan = read_plan(plan_path(options.plan))
     folder = RunFolder(options.dest.resolve())
-    return Iterations(
+    iterations = Iterations(
         plan, folder, options.data.resolve(), options.overrides, options.processes, torch.cuda.is_available()
     )
+    iterations.check()
+    if iterations.trains_on_gpus and options.processes > (gpus := torch.cuda.device_count()):
+        raise ValueError(
+            f"--processes: expected {gpus} or fewer, a GPU for each, got {options.processes}; "
+            "common.cpu=true trains on CPUs"
+        )
+    return iterations
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,16 +6,18 @@ A plan is a YAML file in pretrain/plans: a configuration of pretrain/configs, an
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from headrace_labels.audio import SAMPLE_RATE
 from headrace_labels.features import Mfcc
 from headrace_labels.shards import read_manifest
 from headrace_pretraining.findings import read_findings
@@ -26,7 +28,6 @@ from headrace_stages.stage import RunFolder, Stage
 
 PRETRAIN = Path(__file__).resolve().parents[1]
 SPLITS = ("train", "valid")
-SAMPLE_RATE = 16000
 LABEL_BYTES = 4  # a number below 1000 and a space
 
 
@@ -64,6 +65,27 @@ class Plan:
     speed: Speed
 
 
+def _is_whole(value: Any, least: int) -> bool:
+    return type(value) is int and value >= least  # True is an int to isinstance
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+# What a plan's values must be, and what tells; YAML reads 1e5 as text. A value of speed is one of SECONDS.
+VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "clusters": ("a whole number of 2 or more, in digits", lambda value: _is_whole(value, 2)),
+    "updates": ("a whole number of 1 or more, in digits", lambda value: _is_whole(value, 1)),
+    "layer": ("a whole number of 0 or more, or none for MFCC", lambda value: value is None or _is_whole(value, 0)),
+    "share": ("-1 for all, or a number above 0 and at most 1", lambda x: _is_number(x) and (x == -1 or 0 < x <= 1)),
+}
+SECONDS: tuple[str, Callable[[Any], bool]] = (
+    "seconds, a number above 0, in digits",
+    lambda value: _is_number(value) and value > 0,
+)
+
+
 def plan_path(plan: str) -> Path:
     """A plan's file: a path to one of your own, or the name of one in pretrain/plans."""
     return Path(plan) if Path(plan).is_file() else PRETRAIN / "plans" / f"{plan}.yaml"
@@ -84,7 +106,7 @@ def read_plan(path: Path) -> Plan:
         raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     try:
         return _plan(path.stem, values)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
@@ -100,8 +122,6 @@ def _plan(name: str, values: Any) -> Plan:
     for number, one in enumerate(found):
         if number == 0 and one.layer is not None:
             raise ValueError("iterations[0]: there is no encoder yet, so no layer of it; leave layer out (MFCC)")
-        if one.clusters < 2 or one.updates < 1:
-            raise ValueError(f"iterations[{number}]: clusters must be 2 or more and updates 1 or more, got {one}")
     return Plan(name, config, found, _build(Speed, "speed", values.get("speed") or {}))
 
 
@@ -109,6 +129,13 @@ def _build(kind: Any, where: str, values: Any) -> Any:
     known = [field.name for field in fields(kind)]
     if not isinstance(values, Mapping) or set(values) - set(known):
         raise ValueError(f"{where}: expected {', '.join(known)}, got {values!r}")
+    for field in fields(kind):
+        if field.name not in values and field.default is MISSING:
+            raise ValueError(f"{where}.{field.name}: expected {VALUES[field.name][0]}, got nothing")
+    for name, value in values.items():
+        expected, holds = VALUES.get(name, SECONDS)
+        if not holds(value):
+            raise ValueError(f"{where}.{name}: expected {expected}, got {value!r}")
     return kind(**values)
 
 
@@ -129,6 +156,27 @@ class Iterations:
     overrides: Sequence[str]
     processes: int = 1
     has_gpus: bool = False
+
+    def check(self) -> None:
+        """Before anything starts: do the plan and the overrides go together?
+
+        Raises:
+            ValueError: naming the key, what was expected and what came.
+        """
+        overrides = [one.lstrip("+") for one in self.overrides]  # Hydra takes ++KEY=VALUE too
+        rate = section_of(self.plan.config, overrides, CONFIGS, "task").get("sample_rate", SAMPLE_RATE)
+        if str(rate) != str(SAMPLE_RATE):
+            raise ValueError(
+                f"task.sample_rate: expected {SAMPLE_RATE}, as labels are made from speech at {SAMPLE_RATE} Hz, got "
+                f"{rate}; leave it out, and bring the corpus to {SAMPLE_RATE} Hz"
+            )
+        layers = shape_of(self.plan.config, overrides, CONFIGS).layers
+        for number, one in enumerate(self.plan.iterations):
+            if one.layer is not None and one.layer > layers:
+                raise ValueError(
+                    f"{self.plan.name}: iterations[{number}].layer: expected 0 to {layers}, the encoder's layers "
+                    f"(model.encoder_layers), got {one.layer}; change one of the two"
+                )
 
     def stages(self) -> list[Stage]:
         """All stages, each after those that it needs."""
@@ -226,10 +274,8 @@ class Iterations:
     def _layout(self) -> list[str]:
         """Overrides that spread a configuration, written for so many GPUs, over the processes that there are."""
         distributed = section_of(self.plan.config, self.overrides, CONFIGS, "distributed_training")
-        common = section_of(self.plan.config, self.overrides, CONFIGS, "common")
-        on_cpus = not self.has_gpus or str(common.get("cpu")).lower() == "true"
         layout = [f"distributed_training.distributed_world_size={self.processes}"]
-        if self.processes > 1 and on_cpus:
+        if self.processes > 1 and not self.trains_on_gpus:
             layout = ["+distributed=cpu_torchrun"]
         if not any(one.startswith("optimization.update_freq=") for one in self.overrides):
             freq = max(1, round(int(distributed["distributed_world_size"]) / self.processes))
@@ -242,6 +288,12 @@ class Iterations:
         return Stage("export", command, ("encoder",), (), (f"train-{last}",), expected_seconds=10.0)
 
     # ---- what they share ----
+
+    @property
+    def trains_on_gpus(self) -> bool:
+        """Where there are some, unless the configuration says common.cpu."""
+        common = section_of(self.plan.config, self.overrides, CONFIGS, "common")
+        return self.has_gpus and str(common.get("cpu")).lower() != "true"
 
     @cached_property
     def hours(self) -> float:
@@ -283,7 +335,11 @@ class Iterations:
         return tuple(self.data / f"{split}.tsv" for split in SPLITS)
 
     def _run(self, script: str, *arguments: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """A command, and the same for one process, by which it is known: the result does not depend on their number."""
+        """A command, and the same without torchrun, by which it is known.
+
+        What was made or begun in some processes is kept in another number of them: labels are the same, and so are
+        clusters, to rounding, where there is more than one. One process alone learns its clusters in another way.
+        """
         own = (str(PRETRAIN / "labels" / script), *arguments)
         many = script in ("learn_kmeans_distributed.py", "label_audio.py")
         return (*(self._python() if many else (sys.executable,)), *own), own

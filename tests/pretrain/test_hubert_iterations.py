@@ -4,12 +4,14 @@
 import json
 import os
 import random
+import runpy
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import torch
 import yaml
 
 pytest.importorskip("kaldi_native_fbank", reason="kaldi-native-fbank is not installed")
@@ -23,10 +25,13 @@ pytestmark = pytest.mark.fairseq
 STAGES = ["features-1", "kmeans-1", "labels-1", "train-1", "features-2", "kmeans-2", "labels-2", "train-2", "export"]
 
 
+MFCC = {"clusters": 5, "updates": 4}
+
+
 @pytest.fixture
 def plan(tmp_path):
     path = tmp_path / "plan.yaml"
-    two = [{"clusters": 5, "updates": 4}, {"layer": 1, "clusters": 6, "updates": 4}]
+    two = [MFCC, {"layer": 1, "clusters": 6, "updates": 4}]
     path.write_text(yaml.safe_dump({"config": "hubert_tiny", "iterations": two}))
     return path
 
@@ -102,8 +107,20 @@ def test_two_processes_make_a_model_too(command, tmp_path):
         ({"config": "typo"}, "config: expected the name of a file in pretrain/configs, got 'typo'"),
         ({"iterations": []}, "expected a list of one or more"),
         ({"iterations": [{"layer": 3, "clusters": 5, "updates": 4}]}, "there is no encoder yet"),
-        ({"iterations": [{"clusters": 1, "updates": 4}]}, "clusters must be 2 or more"),
-        ({"iterations": [{"clusters": 5}]}, "updates"),
+        ({"iterations": [{"clusters": 1, "updates": 4}]}, r"iterations\[0\].clusters: expected a whole number of 2 or"),
+        ({"iterations": [{"clusters": 100.0, "updates": 4}]}, r"iterations\[0\].clusters: .*, got 100.0"),
+        ({"iterations": [{"clusters": 5, "updates": "1e5"}]}, r"iterations\[0\].updates: .*in digits, got '1e5'"),
+        ({"iterations": [{"clusters": 5, "updates": True}]}, r"iterations\[0\].updates: .*, got True"),
+        ({"iterations": [{"clusters": 5}]}, r"iterations\[0\].updates: expected a whole number of 1 or .*got nothing"),
+        ({"iterations": [MFCC, {**MFCC, "layer": -1}]}, r"iterations\[1\].layer: expected a whole number of 0 or .*-1"),
+        (
+            {"iterations": [MFCC, {**MFCC, "layer": 1.0}]},
+            r"iterations\[1\].layer: expected a whole number of 0 or .*1.0",
+        ),
+        ({"iterations": [{**MFCC, "share": 1.5}]}, r"iterations\[0\].share: expected -1 for all, or .* got 1.5"),
+        ({"iterations": [{**MFCC, "share": "all"}]}, r"iterations\[0\].share: expected -1 for all, or .* got 'all'"),
+        ({"speed": {"update": "0.5 s"}}, "speed.update: expected seconds, a number above 0, .* got '0.5 s'"),
+        ({"speed": {"mfcc": True}}, "speed.mfcc: expected seconds, a number above 0, .* got True"),
         ({"iterations": [{"cluster": 5, "updates": 4}]}, r"iterations\[0\]: expected clusters, updates"),
         ({"epochs": 3}, "expected the keys config, iterations and speed"),
     ],
@@ -114,6 +131,86 @@ def test_a_mistake_in_a_plan_is_named(plan, change, said):
     with pytest.raises(ValueError, match=said) as error:
         read_plan(plan)
     assert str(plan) in str(error.value)
+
+
+@pytest.fixture
+def prepared(repository, tmp_path):
+    """What hubert.py makes of its arguments before anything starts."""
+    hubert = runpy.run_path(str(repository / "pretrain" / "hubert.py"))
+
+    def prepare(*arguments):
+        where = ["--data", str(tmp_path), "--dest", str(tmp_path / "run")]
+        return hubert["prepare"](hubert["parser"]().parse_intermixed_args([*map(str, arguments), *where]))
+
+    return prepare
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["optimization.max_update=9"], r"optimization.max_update: expected no override, as the plan .* \(updates\)"),
+        (["task.label_rate=50"], "task.label_rate: .* follows from what an iteration clusters"),
+        (["task.label_dir=labels"], "task.label_dir: .* --dest"),
+        (["task.data=data"], "task.data: .* --data"),
+        (["hydra.run.dir=run"], "hydra.run.dir: .* --dest"),
+        (["++checkpoint.save_dir=there"], r"checkpoint.save_dir: .* got '\+\+checkpoint.save_dir=there'"),
+        (
+            ["distributed_training.distributed_world_size=2"],
+            "distributed_training.distributed_world_size: .* --processes",
+        ),
+        (["+distributed=cpu_torchrun"], "distributed: .* --processes"),
+        (["task.sample_rate=8000"], "task.sample_rate: expected 16000, .* got 8000; leave it out"),
+        (["++task.sample_rate=8000"], "task.sample_rate: expected 16000, .* got 8000; leave it out"),
+    ],
+    ids=str,
+)
+def test_an_override_that_cannot_hold_is_refused_before_anything_starts(prepared, plan, overrides, said):
+    with pytest.raises(ValueError, match=said):
+        prepared(plan, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("layer", "overrides", "most"),
+    [
+        (5, [], 4),
+        (3, ["model.encoder_layers=2"], 2),
+        (3, ["++model.encoder_layers=2"], 2),
+        (4, [], None),
+        (5, ["model.encoder_layers=6"], None),
+        (5, ["++model.encoder_layers=6"], None),
+        (0, ["task.sample_rate=16000"], None),
+    ],
+    ids=str,
+)
+def test_a_layer_is_one_of_the_encoder_that_the_overrides_make(prepared, plan, layer, overrides, most):
+    plan.write_text(yaml.safe_dump({"config": "hubert_tiny", "iterations": [MFCC, {**MFCC, "layer": layer}]}))
+    if most is None:
+        assert prepared(plan, *overrides).plan.iterations[1].layer == layer
+    else:
+        with pytest.raises(ValueError, match=rf"plan: iterations\[1\].layer: expected 0 to {most}, .* got {layer}"):
+            prepared(plan, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processes", "overrides", "is_refused"),
+    [
+        (2, 3, ["common.cpu=false"], True),
+        (2, 2, ["common.cpu=false"], False),
+        (2, 3, [], False),  # hubert_tiny trains on CPUs
+        (0, 3, ["common.cpu=false"], False),
+    ],
+)
+def test_more_processes_than_gpus_are_refused_where_they_train(
+    prepared, plan, monkeypatch, gpus, processes, overrides, is_refused
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    arguments = (plan, *overrides, "--processes", processes)
+    if is_refused:
+        with pytest.raises(ValueError, match=r"--processes: expected 2 or fewer, .* got 3"):
+            prepared(*arguments)
+    else:
+        assert prepared(*arguments).processes == processes
 
 
 @pytest.mark.parametrize("name", ["hubert_base_librispeech", "hubert_tiny"])
@@ -153,7 +250,6 @@ def test_a_recipe_is_spread_over_the_processes(
         ("hubert_tiny", ["model.frontend=log_mel"], 25),
         ("hubert_tiny", ["model.frontend=log_mel", "model.mel_channels=[8]"], 50),
         ("hubert_tiny", ["model.conv_feature_layers='[(8,10,5),(8,8,8),(8,4,4)]'"], 100),
-        ("hubert_tiny", ["task.sample_rate=8000"], 25),
     ],
     ids=str,
 )
