@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from headrace.mixers import MIXERS
+
 pytestmark = pytest.mark.fairseq
 
 # fairseq spawns as many processes as it counts GPUs; without any, they train on CPUs, as far as the first update.
@@ -33,7 +35,7 @@ def test_a_mistake_is_one_line_of_one_process(trainer, tmp_path):
     done = train_in_two_processes(trainer, tmp_path, "model.mixer=typo")
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if "mixer must be one of" in line]
-    assert lines == ["headrace_fairseq: mixer must be one of full, masked, sa, llsa, got 'typo'."]
+    assert lines == [f"headrace_fairseq: mixer must be one of {', '.join(MIXERS)}, got 'typo'."]
     assert "process 0 terminated with exit code 2" in done.stderr  # torch's report, from the process that started them
     assert "build_model" not in done.stderr
 
