@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where k-means begins: k-means++ on a sample of the frames, the same sample for any number of processes."""
+"""Where k-means begins: k-means++ on a sample of the frames, the same sample for any number of processes.
+
+Also where what a killed run left cannot be read.
+"""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 from sklearn.cluster import kmeans_plusplus
@@ -29,6 +34,12 @@ def first_centroids(sample: np.ndarray, num_clusters: int, seed: int) -> np.ndar
 def sample_positions(num_frames: int, num_clusters: int, seed: int) -> np.ndarray:
     """Positions of the frames that k-means++ chooses from, ascending; the same for any number of processes."""
     return draw(num_frames, SAMPLE_PER_CLUSTER * num_clusters, seed)
+
+
+def unreadable(progress_file: Path, error: Exception) -> str:
+    """The line that tells why a run begins again, though an earlier one left its progress."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"{progress_file} cannot be read ({reason}): k-means begins again"
 
 
 def draw(total: int, count: int, seed: int) -> np.ndarray:

@@ -8,6 +8,7 @@ starts again at the frame that is farthest from its own centroid.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from safetensors.torch import load_file
 
 from headrace.checkpoint.files import write_tensors, written_whole
 from headrace_labels import processes
-from headrace_labels.begin import check_enough, first_centroids, sample_positions
-from headrace_labels.clusters import Clusters
+from headrace_labels.begin import check_enough, first_centroids, sample_positions, unreadable
+from headrace_labels.clusters import DAMAGED, Clusters
 from headrace_labels.frames import Frames
 
 MOST_RESEEDED = 100  # empty clusters that begin again in one epoch; the others stay where they are until the next
@@ -31,6 +32,16 @@ class Epoch:
 
     inertia: float
     reseeded: int
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a fit stands after ``number`` epochs. gain: of inertia by the last; infinite while nobody knows."""
+
+    centroids: torch.Tensor
+    number: int = 0
+    inertia: float = 0.0
+    gain: float = math.inf
 
 
 def fit(
@@ -48,7 +59,8 @@ def fit(
     Args:
         first: centroids [K, dim] to begin with; without, k-means++.
         tolerance: ends when an epoch improves the inertia by less than this share of it.
-        progress_file: centroids after each epoch, written by the first process, read by it when it starts again.
+        progress_file: centroids after each epoch, written by the first process, read by it when it starts again. The
+            caller removes it, once the result is saved: until then a kill must not lose the epochs.
 
     Raises:
         ValueError: more clusters than frames in all processes together.
@@ -57,23 +69,18 @@ def fit(
     total = int(sum(counts))
     check_enough(total, num_clusters)
     before = int(sum(counts[: processes.rank()]))
-    centroids, number, last = _begin(frames, counts, before, num_clusters, seed, progress_file, first)
-    clusters = Clusters(centroids.to(device))
-    while number < max_epochs:
+    standing = _begin(frames, counts, before, num_clusters, seed, progress_file, first)
+    clusters = Clusters(standing.centroids.to(device))
+    while standing.number < max_epochs and standing.gain > tolerance * standing.inertia:
         clusters, epoch = _epoch(frames, clusters, total)
-        number += 1
+        is_first = standing.number == 0
+        gain = math.inf if is_first or epoch.reseeded else standing.inertia - epoch.inertia
+        standing = Standing(clusters.centroids, standing.number + 1, epoch.inertia, gain)
         if processes.rank() == 0:
             told = f", {epoch.reseeded} empty clusters begun again" if epoch.reseeded else ""
-            print(
-                f"k-means epoch {number} of at most {max_epochs}: inertia {epoch.inertia:.6g} a frame{told}", flush=True
-            )
-            _save(progress_file, clusters, number, epoch.inertia, _key(frames, num_clusters, seed, total))
-        if last is not None and epoch.reseeded == 0 and last - epoch.inertia <= tolerance * epoch.inertia:
-            break
-        last = epoch.inertia
-    processes.barrier()
-    if processes.rank() == 0:
-        progress_file.unlink(missing_ok=True)
+            print(f"k-means epoch {standing.number} of at most {max_epochs}: inertia {epoch.inertia:.6g} a frame{told}",
+                  flush=True)  # fmt: skip
+            _save(progress_file, standing, _key(frames, num_clusters, seed, total))
     return clusters
 
 
@@ -116,20 +123,18 @@ def _begin(
     seed: int,
     progress_file: Path,
     first: torch.Tensor | None,
-) -> tuple[torch.Tensor, int, float | None]:
-    """Centroids, epochs done and the last inertia: where a killed run stood, else ``first``, else by k-means++."""
+) -> Standing:
+    """Where a killed run stood, else ``first``, else by k-means++."""
     total = int(sum(counts))
     found = _load(progress_file, _key(frames, num_clusters, seed, total)) if processes.rank() == 0 else None
-    state = torch.tensor(
-        [0.0 if found is None else 1.0 + found[1], 0.0 if found is None else found[2]], dtype=torch.float64
-    )
+    state = torch.zeros(3, dtype=torch.float64) if found is None else _state(found)
     processes.broadcast(state)
-    if state[0] > 0:
-        centroids = torch.zeros(num_clusters, frames.dim) if found is None else found[0]
+    if state[0] > 0:  # epochs
+        centroids = torch.zeros(num_clusters, frames.dim) if found is None else found.centroids
         processes.broadcast(centroids)
-        return centroids, int(state[0]) - 1, float(state[1])
+        return Standing(centroids, int(state[0]), float(state[1]), float(state[2]))
     if first is not None:
-        return first, 0, None
+        return Standing(first)
     positions = sample_positions(total, num_clusters, seed)
     own = positions[(positions >= before) & (positions < before + frames.num_frames)] - before
     sample = torch.cat(processes.gather_rows(torch.from_numpy(frames.at(own))))
@@ -137,28 +142,37 @@ def _begin(
     if processes.rank() == 0:
         centroids = torch.from_numpy(first_centroids(sample.numpy(), num_clusters, seed)).float()
     processes.broadcast(centroids)
-    return centroids, 0, None
+    return Standing(centroids)
 
 
 def _key(frames: Frames, num_clusters: int, seed: int, total: int) -> str:
     return f"{num_clusters} {seed} {total} {frames.digest()}"
 
 
-def _save(path: Path, clusters: Clusters, number: int, inertia: float, key: str) -> None:
+def _state(standing: Standing) -> torch.Tensor:
+    return torch.tensor([standing.number, standing.inertia, standing.gain], dtype=torch.float64)
+
+
+def _save(path: Path, standing: Standing, key: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = torch.tensor([number, inertia], dtype=torch.float64)
-    tensors = {"centroids": clusters.centroids.cpu(), "state": state, "key": torch.tensor(list(key.encode()))}
+    tensors = {
+        "centroids": standing.centroids.cpu(),
+        "state": _state(standing),
+        "key": torch.tensor(list(key.encode())),
+    }
     with written_whole(path) as partial:
         write_tensors(tensors, partial)
 
 
-def _load(path: Path, key: str) -> tuple[torch.Tensor, int, float] | None:
+def _load(path: Path, key: str) -> Standing | None:
+    """What a run of the same key left; None where there is none, or none that can be read."""
     if not path.is_file():
         return None
     try:
         found = load_file(path)
-    except safetensors.SafetensorError:
+        number, inertia, gain = found["state"].tolist()
+        standing, of = Standing(found["centroids"], int(number), inertia, gain), bytes(found["key"].tolist()).decode()
+    except (safetensors.SafetensorError, OSError, *DAMAGED) as error:
+        print(unreadable(path, error), flush=True)
         return None
-    if bytes(found["key"].tolist()).decode() != key:
-        return None
-    return found["centroids"], int(found["state"][0]), float(found["state"][1])
+    return standing if of == key else None

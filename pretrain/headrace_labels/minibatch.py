@@ -8,6 +8,7 @@ frames end what they leave.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import joblib
 import numpy as np
 import torch
 from sklearn.cluster import MiniBatchKMeans
+from sklearn.exceptions import InconsistentVersionWarning
 
 from headrace.checkpoint.files import written_whole
 from headrace_labels import lloyd
-from headrace_labels.begin import check_enough, draw, first_centroids, sample_positions
+from headrace_labels.begin import check_enough, draw, first_centroids, sample_positions, unreadable
 from headrace_labels.clusters import Clusters
 from headrace_labels.frames import Frames, StoredFrames
 
@@ -48,7 +50,8 @@ def fit(frames: StoredFrames, num_clusters: int, seed: int, progress_file: Path)
     """Cluster frames.
 
     Args:
-        progress_file: written every few batches; a fit of the same frames goes on from it. Removed at the end.
+        progress_file: written every few batches; a fit of the same frames goes on from it. The caller calls ``forget``,
+            once the result is saved: until then a kill must not lose the epochs.
 
     Raises:
         ValueError: more clusters than frames.
@@ -68,11 +71,14 @@ def fit(frames: StoredFrames, num_clusters: int, seed: int, progress_file: Path)
             progress.epoch, progress.batch = progress.epoch + 1, 0
             if _is_settled(progress, checked, progress_file):
                 break
-    last = progress_file.with_name(f"{progress_file.name}.last")
-    first = _clusters(progress).centroids
-    found = lloyd.fit(frames, num_clusters, seed, LAST_EPOCHS, LAST_TOLERANCE, last, str(first.device), first)
+    first, last = _clusters(progress).centroids, _last(progress_file)
+    return lloyd.fit(frames, num_clusters, seed, LAST_EPOCHS, LAST_TOLERANCE, last, str(first.device), first)
+
+
+def forget(progress_file: Path) -> None:
+    """Remove the progress of a fit whose result is saved."""
+    _last(progress_file).unlink(missing_ok=True)
     progress_file.unlink(missing_ok=True)
-    return found
 
 
 def inertia(frames: Frames, clusters: Clusters) -> float:
@@ -97,11 +103,10 @@ def _is_settled(progress: Progress, checked: torch.Tensor, progress_file: Path) 
 
 def _begun(path: Path, frames: StoredFrames, num_clusters: int, seed: int) -> Progress:
     key = f"{num_clusters} {seed} {frames.digest()}"
-    if path.is_file():
-        found = joblib.load(path)
-        if found.key == key:
-            print(f"k-means goes on from epoch {found.epoch + 1}, batch {found.batch}", flush=True)
-            return found
+    found = _load(path)
+    if found is not None and found.key == key:
+        print(f"k-means goes on from epoch {found.epoch + 1}, batch {found.batch}", flush=True)
+        return found
     path.parent.mkdir(parents=True, exist_ok=True)
     sample = frames.at(sample_positions(frames.num_frames, num_clusters, seed))
     first = first_centroids(sample, num_clusters, seed)
@@ -115,6 +120,27 @@ def _begun(path: Path, frames: StoredFrames, num_clusters: int, seed: int) -> Pr
         compute_labels=False,
     )
     return Progress(key, model)
+
+
+def _load(path: Path) -> Progress | None:
+    """What a run left; None where there is none, or none that can be read."""
+    if not path.is_file():
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", InconsistentVersionWarning)  # another scikit-learn's fit may go on wrongly
+            found = joblib.load(path)
+        if not isinstance(found, Progress):
+            raise TypeError(f"it holds {type(found).__name__}")
+    except Exception as error:  # half a pickle may raise anything
+        print(unreadable(path, error), flush=True)
+        return None
+    return found
+
+
+def _last(progress_file: Path) -> Path:
+    """The progress of the last passes of Lloyd's algorithm."""
+    return progress_file.with_name(f"{progress_file.name}.last")
 
 
 def _clusters(progress: Progress) -> Clusters:

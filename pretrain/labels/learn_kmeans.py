@@ -30,6 +30,7 @@ def main(options: argparse.Namespace) -> None:
     progress = options.km_path.with_name(options.km_path.name + ".progress")
     found = minibatch.fit(frames, options.n_clusters, options.seed, progress)
     clusters.save(found, options.km_path)
+    minibatch.forget(progress)
     print(f"{options.km_path}: {options.n_clusters} clusters of {frames.num_frames} frames, "
           f"inertia {minibatch.inertia(frames, found):.6g} a frame", flush=True)  # fmt: skip
 

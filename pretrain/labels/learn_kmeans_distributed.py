@@ -35,6 +35,7 @@ def main(options: argparse.Namespace) -> None:
         found = lloyd.fit(frames, options.n_clusters, options.seed, options.epochs, options.tolerance, progress, device)
         if processes.rank() == 0:
             clusters.save(found, options.km_path)
+            progress.unlink(missing_ok=True)
 
 
 def parser() -> argparse.ArgumentParser:

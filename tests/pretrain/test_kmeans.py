@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """k-means finds what is there, in any number of processes, and goes on where it was killed."""
 
+import runpy
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import torch
 
 pytest.importorskip("kaldi_native_fbank", reason="kaldi-native-fbank is not installed")
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+from safetensors.torch import save_file
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from headrace_labels import clusters, lloyd, minibatch
@@ -66,7 +68,6 @@ def test_heaps_are_found(heaps, way, tmp_path):
     labels = found.nearest(torch.from_numpy(heaps.values))[0].view(8, 400)
     assert (labels == labels[:, :1]).all()
     assert len(labels[:, 0].unique()) == 8
-    assert not (tmp_path / "progress").exists()
 
 
 FAIRSEQ = {"batch_size": 1000, "max_iter": 100, "tol": 0.0, "max_no_improvement": 100, "n_init": 20,
@@ -114,7 +115,7 @@ def test_a_fit_that_was_killed_ends_where_the_undisturbed_one_ends(cloud, way, s
             return by_lloyd(cloud, 12, folder, epochs=12)
         return minibatch.fit(cloud, 12, 0, folder / "progress")
 
-    undisturbed = fit(tmp_path)
+    undisturbed = fit(tmp_path / "undisturbed")
     module, name = (minibatch, "_is_settled") if way == "minibatch" else (lloyd, "_save")
     whole, calls = getattr(module, name), []
 
@@ -132,6 +133,90 @@ def test_a_fit_that_was_killed_ends_where_the_undisturbed_one_ends(cloud, way, s
     assert (tmp_path / "progress").exists()
     assert len(calls) == stop
     torch.testing.assert_close(fit(tmp_path).centroids, undisturbed.centroids, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("way", ["minibatch", "lloyd"])
+def test_a_fit_that_had_ended_before_its_model_was_saved_does_nothing_again(heaps, way, tmp_path, monkeypatch):
+    def fit():
+        if way == "lloyd":
+            return by_lloyd(heaps, 12, tmp_path, epochs=200, tolerance=0.01)
+        return minibatch.fit(heaps, 12, 0, tmp_path / "progress")
+
+    ended = fit()
+    for module, name in ((lloyd, "_epoch"), (lloyd, "first_centroids"), (minibatch, "first_centroids")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("it began again"))
+    torch.testing.assert_close(fit().centroids, ended.centroids, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("way", ["minibatch", "lloyd"])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, None])
+def test_damaged_progress_is_told_and_counts_as_none(heaps, way, share, tmp_path, capsys):
+    def fit():
+        if way == "lloyd":
+            return by_lloyd(heaps, 8, tmp_path, epochs=2)
+        return minibatch.fit(heaps, 8, 0, tmp_path / "progress")
+
+    undisturbed, progress = fit(), tmp_path / "progress"
+    content = progress.read_bytes()
+    progress.write_bytes(b"hello" * 50 if share is None else content[: int(share * len(content))])
+    capsys.readouterr()
+    torch.testing.assert_close(fit().centroids, undisturbed.centroids, atol=0, rtol=0)
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith(f"{progress} cannot be read")
+    assert first.endswith("k-means begins again")
+    assert progress.read_bytes() != b"hello" * 50
+
+
+@pytest.mark.parametrize("way", ["minibatch", "lloyd"])
+def test_progress_of_another_version_is_told_and_counts_as_none(heaps, way, tmp_path, capsys, monkeypatch):
+    progress = tmp_path / "progress"
+    if way == "lloyd":
+        save_file({"centroids": torch.zeros(8, 5)}, progress)
+        by_lloyd(heaps, 8, tmp_path, epochs=2)
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr("sklearn.base.__version__", "0.1")  # what it writes into its pickles
+            minibatch.fit(heaps, 8, 0, progress)
+        capsys.readouterr()
+        minibatch.fit(heaps, 8, 0, progress)
+    assert capsys.readouterr().out.startswith(f"{progress} cannot be read")
+
+
+@pytest.fixture
+def commands(repository, monkeypatch):
+    """Run a command's script in this process."""
+
+    def run(script, *arguments):
+        path = str(repository / "pretrain" / "labels" / script)
+        monkeypatch.setattr(sys, "argv", [path, *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(path, run_name="__main__")
+        assert ended.value.code == 0
+
+    return run
+
+
+@pytest.mark.parametrize("way", ["minibatch", "lloyd"])
+def test_a_command_killed_before_its_model_is_saved_has_not_lost_its_epochs(
+    commands, corpus, way, tmp_path, monkeypatch
+):
+    if way == "lloyd":
+        line = ("learn_kmeans_distributed.py", corpus, "train", tmp_path / "km.safetensors", 6)
+    else:
+        commands("dump_mfcc_feature.py", corpus, "train", 1, 0, tmp_path)
+        line = ("learn_kmeans.py", tmp_path, "train", 1, tmp_path / "km.safetensors", 6)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clusters, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            commands(*line)
+    monkeypatch.setattr(lloyd, "_epoch", lambda *_: pytest.fail("an epoch was lost"))
+    commands(*line)
+    assert len(clusters.load(tmp_path / "km.safetensors").centroids) == 6
+    assert not list(tmp_path.glob("*.progress*"))
 
 
 @pytest.mark.parametrize("way", ["minibatch", "lloyd"])
