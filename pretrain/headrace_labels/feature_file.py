@@ -38,7 +38,10 @@ def dump(manifest: Manifest, shard: Shard, features: Features, folder: Path) -> 
     made_of = _note_of(npy)
     if lengths.is_file():
         if made_of.is_file() and made_of.read_text() != _note(manifest, features):
-            raise ValueError(f"{npy} was dumped from another manifest or other features: remove it and {lengths.name}.")
+            raise ValueError(
+                f"{npy} was dumped from another manifest or other features (another encoder, mixer, reach, layer or "
+                f"--max_chunk): remove it and {lengths.name}, or dump into another folder."
+            )
         print(f"{lengths} is there: nothing to do", flush=True)
         return
     folder.mkdir(parents=True, exist_ok=True)

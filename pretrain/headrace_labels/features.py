@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Protocol
 
 import kaldi_native_fbank
@@ -103,7 +104,8 @@ class Layer:
             )
         if max_chunk < frontend.window_samples:
             raise ValueError(f"max_chunk must be {frontend.window_samples} samples or more, got {max_chunk}.")
-        self.name, self.key, self.dim = f"layer {layer}", f"layer {layer} of {_digest(encoder)}", config.embed_dim
+        self.name, self.dim = f"layer {layer}", config.embed_dim
+        self.key = f"layer {layer} of {_digest(encoder)}, {max_chunk} samples at once"
         self.rate = config.sample_rate / frontend.stride_samples
         self._encoder, self._layer = encoder, layer
         frames = 1 + (max_chunk - frontend.window_samples) // frontend.stride_samples
@@ -132,8 +134,8 @@ class Layer:
 
 
 def _digest(encoder: SpeechEncoder) -> str:
-    """Tells an encoder's weights from others."""
-    found = hashlib.sha256()
+    """Tells an encoder from others: by its weights, and by its configuration, which runs them under some reach."""
+    found = hashlib.sha256(json.dumps(encoder.config.to_dict(), sort_keys=True).encode())
     for name, tensor in encoder.state_dict().items():
         found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()[:16]

@@ -144,6 +144,26 @@ def test_frames_of_something_else_are_not_taken_for_these(corpus, corpus_of, tmp
             dump(manifest, shard, which, tmp_path / "dump")
 
 
+@pytest.mark.parametrize(
+    ("changes", "max_chunk"),
+    [({"mixer": "full"}, 16000), ({"mixer": "llsa", "look_back": 6}, 16000), ({"mixer": "llsa"}, 8000)],
+    ids=["another mixer", "another reach", "another max_chunk"],
+)
+def test_the_same_weights_seen_otherwise_are_other_features(corpus, tmp_path, changes, max_chunk):
+    weights = small_encoder(torch.float32, mixer="llsa").state_dict()
+
+    def layer(max_chunk, **changes):
+        encoder = small_encoder(torch.float32, 1, **changes)
+        encoder.load_state_dict(weights)
+        return Layer(encoder, 1, max_chunk)
+
+    manifest, shard = read_manifest(corpus, "train"), Shard("train", 1, 0)
+    dump(manifest, shard, layer(16000, mixer="llsa"), tmp_path)
+    dump(manifest, shard, layer(16000, mixer="llsa"), tmp_path)  # of the same: nothing to do
+    with pytest.raises(ValueError, match="was dumped from another manifest or other features"):
+        dump(manifest, shard, layer(max_chunk, **changes), tmp_path)
+
+
 class Failing(Mfcc):
     """MFCC that are interrupted after some utterances."""
 
