@@ -75,6 +75,8 @@ def dump(manifest: Manifest, shard: Shard, features: Features, folder: Path) -> 
 class FeatureFile:
     """Reads what ``dump`` wrote, by position, without keeping it in memory.
 
+    made_of: SHA-256 of the manifest's rows and the key of the features; None where fairseq dumped them.
+
     Raises:
         ValueError: one of the two files is missing, or they do not fit each other; names them.
     """
@@ -96,6 +98,8 @@ class FeatureFile:
                 "frames: they are not of one dump. Remove both and dump the part again."
             )
         self.dim, self._start = frames.shape[1], frames.offset
+        note = _note_of(self.npy)
+        self.made_of = note.read_text().strip() if note.is_file() else None
 
     def read(self, first: int, count: int) -> np.ndarray:
         """Frames first .. first + count - 1: [count, dim]."""

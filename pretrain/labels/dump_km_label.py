@@ -27,7 +27,7 @@ def main(options: argparse.Namespace) -> None:
     shard = Shard(options.split, options.nshard, options.rank)
     file = FeatureFile(options.feat_dir / shard.stem)
     found = clusters.load_for(options.km_path, file.dim, str(file.npy))
-    write_part(file.utterances(), found, options.lab_dir / f"{shard.stem}.km")
+    write_part(file.utterances(), found, options.lab_dir / f"{shard.stem}.km", file.made_of)
 
 
 def parser() -> argparse.ArgumentParser:
