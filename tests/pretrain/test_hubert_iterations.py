@@ -9,8 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 
@@ -65,6 +68,19 @@ def test_two_iterations_end_in_a_folder_and_nothing_is_made_twice(command, tmp_p
     again = run(command())
     assert [line.split()[1] for line in again.stdout.splitlines() if line.startswith("  whole")] == STAGES
     assert "started" not in again.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["features-2", "labels-2"])
+def test_a_corpus_that_was_edited_between_iterations_ends_the_run_in_one_line(command, tmp_path, corpus_of, stage):
+    data = corpus_of(tmp_path / "edited", {"train": [1.0] * 8, "valid": [0.6, 0.7]})
+    line = [str(data) if before == "--data" else word for before, word in pairwise(["", *command()])]
+    assert run(line).returncode == 0
+    soundfile.write(data / "audio" / "train0.flac", np.zeros(12000), 16000)
+    (tmp_path / "run" / "stamps" / f"{stage}.json").unlink()
+    done = run(line)
+    assert done.returncode != 0
+    assert f"stage {stage} " in done.stderr and "12000 samples, its manifest says 16000" in done.stderr
 
 
 def test_a_dry_run_tells_everything_and_does_nothing(command, tmp_path):
