@@ -88,6 +88,13 @@ def minute_corpus(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def label_corpus(corpus_of, tmp_path_factory) -> Path:
+    """Five utterances to label, one of them too short for a frame of the convolutions, and one for validation."""
+    durations = {"train": [0.3, 0.02, 0.7, 1.1, 0.5], "valid": [0.6]}
+    return corpus_of(tmp_path_factory.mktemp("labels") / "noise", durations)
+
+
+@pytest.fixture(scope="session")
 def labels_of():
     """Writes labels: (folder, seed, rate) -> folder."""
     return write_labels
