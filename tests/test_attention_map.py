@@ -346,7 +346,7 @@ def test_a_normalised_encoder_hears_normalised_waveforms(tmp_path):
 
 def test_a_model_of_a_hub_leaves_no_folder_that_would_be_taken_for_it(folder, corpus, tmp_path, monkeypatch):
     encoder = checkpoint.load(folder)
-    monkeypatch.setattr("headrace.cli.load", lambda _: encoder)
+    monkeypatch.setattr("headrace.cli.load", lambda _, changes: encoder)
     monkeypatch.chdir(tmp_path)
     assert main(["attention", "team/name", str(corpus / "a")]) == 0
     assert (tmp_path / "attention.json").exists() and not (tmp_path / "team").exists()
