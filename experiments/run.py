@@ -23,12 +23,12 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(CHECKOUT / folder) for folder in ("experiments", "stages", "pretrain", "downstream")]
 
+from headrace.durations import clock  # noqa: E402
 from headrace_experiments import description, experiment, machine, report_file, results_file, room  # noqa: E402
 from headrace_experiments.plan import Plan, Speech, folder_name, other_corpora, speech_of  # noqa: E402
 from headrace_experiments.table import for_terminal  # noqa: E402
 from headrace_stages import stamps  # noqa: E402
 from headrace_stages.command import ended  # noqa: E402
-from headrace_stages.display import clock  # noqa: E402
 from headrace_stages.scheduler import Scheduler  # noqa: E402
 from headrace_stages.stage import RunFolder  # noqa: E402
 

@@ -285,6 +285,12 @@ def is_acausal(config: EncoderConfig) -> bool:
     return bool(acausal_parts(config)) or any(isinstance(reach, Everything) for reach in config.reaches)
 
 
+def is_published(config: EncoderConfig) -> bool:
+    """Whether it is wav2vec 2.0's own encoder, which fairseq and transformers build."""
+    own = (config.mixer, config.positions, config.block, config.frontend)
+    return own == ("full", "conv", "transformer", "waveform")
+
+
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")

@@ -12,6 +12,7 @@ from headrace.convolution import ConvolutionModule
 from headrace.linear import Linear
 from headrace.mixers import MIXERS
 from headrace.mixers.chunks import rows_of
+from headrace.ops.layout import whole_lengths
 from headrace.positions import Rotation
 from headrace.reach import Blocks, Reach
 from headrace.streaming import Entries, Live, Span, within
@@ -58,7 +59,7 @@ class ConformerBlock(nn.Module):
         """x and the result: [N, T, C], or [N, P, hop, C] for ``Blocks``, all of whose rows are final."""
         self.mixer.check_reach(reach)
         if lengths is None and x.dim() == 3:  # rows of the last chunk may hold no frame
-            lengths = torch.full(x.shape[:1], x.shape[1], dtype=torch.int64, device=x.device)
+            lengths = whole_lengths(x, x.shape[1])
         x = rows_of(x, reach, None)
         x = x + 0.5 * self._drop(self.ffn1(x))
         if self.mixer_norm is not None:

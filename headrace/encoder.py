@@ -16,7 +16,7 @@ from headrace.conformer import ConformerBlock
 from headrace.frontends import FRONTENDS
 from headrace.linear import Linear
 from headrace.live import LiveEncoder
-from headrace.ops.layout import num_blocks, read_back, row_frames
+from headrace.ops.layout import num_blocks, read_back, row_frames, whole_lengths
 from headrace.positions import ConvolutionalPositions, Rotation, rotary
 from headrace.reach import Band, Blocks, Reach, Stack
 from headrace.streaming import Entries, Entry, Live, Span, within
@@ -112,7 +112,7 @@ class ContextEncoder(nn.Module):
 
         num_frames, blocks = x.shape[1], reaches[0] if isinstance(reaches[0], Blocks) else None
         if blocks is not None and lengths is None:  # the last block may hold frames that do not exist
-            lengths = torch.full(x.shape[:1], num_frames, dtype=torch.int64, device=x.device)
+            lengths = whole_lengths(x, num_frames)
         rotation = self._rotation(num_frames, blocks, x)
         hidden_states = [_blank(x, past)]
         rows = x  # of Blocks: without their axis until a layer has made them differ

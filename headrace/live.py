@@ -285,9 +285,8 @@ class LiveEncoder(nn.Module):
             ValueError: saying which part waits for the whole utterance, and what to choose instead.
         """
         reaches, mixer = self.context.reaches_of(reach), MIXERS[self.config.mixer]
-        for layer in self.context.layers:
-            for each in reaches:
-                layer.mixer.check_reach(each)
+        for layer, each in zip(self.context.layers, reaches, strict=True):
+            layer.mixer.check_reach(each)
         if any(isinstance(each, Everything) for each in reaches):
             chosen = f"mixer={self.config.mixer!r}" if reach is None else f"reach={reach}"
             raise ValueError(f"{chosen} sees the whole utterance and cannot run live; {_other_reach(self.config)}.")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from headrace import stream
+from headrace.durations import clock
 
 SUFFIXES = (".flac", ".wav")
 PROGRESS_SECONDS = 5.0
@@ -60,10 +61,5 @@ def counted(paths: Sequence[Path], say: Callable[[str], None]) -> Iterator[Path]
         if done and now - told >= PROGRESS_SECONDS:
             told = now
             left = (now - start) / done * (len(paths) - done)
-            say(f"[{_clock(now - start)}, about {_clock(left)} left]  {done} of {len(paths)} files")
+            say(f"[{clock(now - start)}, about {clock(left)} left]  {done} of {len(paths)} files")
         yield path
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"

@@ -24,9 +24,9 @@ import torch
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(CHECKOUT / folder) for folder in ("pretrain", "stages", ".")]
 
+from headrace.durations import clock  # noqa: E402
 from headrace_pretraining.iterations import Iterations, plan_path, read_plan, told  # noqa: E402
 from headrace_stages.command import ended  # noqa: E402
-from headrace_stages.display import clock  # noqa: E402
 from headrace_stages.scheduler import Scheduler  # noqa: E402
 from headrace_stages.stage import RunFolder  # noqa: E402
 

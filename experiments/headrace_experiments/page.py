@@ -6,9 +6,9 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from headrace.durations import clock
 from headrace_experiments import pictures
 from headrace_experiments.table import TASK_TITLES, budget, facts, findings, is_certified, table
-from headrace_stages.display import clock
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headrace_experiments.experiment import Pretraining
-from headrace_pretraining.findings import Finding, read_findings
+from headrace_pretraining.findings import Finding, findings_of_iterations, read_findings
 from headrace_stages.stage import RunFolder
 
 
@@ -27,11 +27,10 @@ def labels_of(folder: RunFolder, name: str, iteration: int) -> Path:
 def findings_of(folder: RunFolder, name: str, one: Pretraining) -> list[tuple[str, Finding]]:
     """What was found wrong while pretraining ``name`` ran, and in which of its iterations or in which run."""
     home = folder.stage(f"pretrain-{name}")
-    homes = {name: home}
-    if one.plan:
-        numbers = range(1, one.num_iterations + 1)
-        homes = {f"{name}, iteration {number}": RunFolder(home).stage(f"train-{number}") for number in numbers}
-    return [(where, each) for where, run in homes.items() for each in read_findings(run / "checkpoints")]
+    if not one.plan:
+        return [(name, each) for each in read_findings(home / "checkpoints")]
+    found = findings_of_iterations(RunFolder(home), one.num_iterations)
+    return [(f"{name}, iteration {number}", each) for number, each in found]
 
 
 def trained(folder: RunFolder, name: str, one: Pretraining) -> Trained:

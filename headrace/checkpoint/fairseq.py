@@ -14,7 +14,7 @@ from torch import nn
 from headrace.checkpoint import unpickle
 from headrace.checkpoint.files import written_whole
 from headrace.checkpoint.names import FAIRSEQ, Names, State, check_state
-from headrace.config import EncoderConfig
+from headrace.config import EncoderConfig, is_published
 from headrace.encoder import SpeechEncoder
 
 # EncoderConfig -> the name that fairseq's Wav2Vec2Config and HubertConfig give the same number.
@@ -111,8 +111,7 @@ def fairseq_config_from_encoder(config: EncoderConfig) -> tuple[dict[str, Any], 
     model = {theirs: getattr(config, ours) for ours, theirs in FAIRSEQ_FIELDS.items()}
     model["conv_feature_layers"] = str([tuple(layer) for layer in config.conv_layers])
     model["extractor_mode"] = CONV_NORMS[config.conv_norm]
-    ours = (config.mixer, config.positions, config.block, config.frontend)
-    if ours == ("full", "conv", "transformer", "waveform"):
+    if is_published(config):
         model["_name"] = "wav2vec2"
     else:
         model |= {"_name": "headrace_wav2vec2", **{name: getattr(config, name) for name in HEADRACE_FIELDS}}

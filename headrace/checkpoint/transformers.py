@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from headrace.checkpoint.files import check_replaceable, write_tensors, written_whole
 from headrace.checkpoint.names import TRANSFORMERS, Names, State, check_state
-from headrace.config import EncoderConfig
+from headrace.config import EncoderConfig, is_published
 from headrace.encoder import SpeechEncoder
 
 # EncoderConfig -> the name that transformers' Wav2Vec2Config and HubertConfig give the same number.
@@ -127,8 +127,7 @@ def to_transformers(encoder: SpeechEncoder, folder: str | Path) -> None:
         OSError: the folder could not be written whole; what stood there before stays.
     """
     folder, config = Path(folder), encoder.config
-    ours = (config.mixer, config.positions, config.block, config.frontend)
-    if ours != ("full", "conv", "transformer", "waveform"):
+    if not is_published(config):
         raise ValueError(
             "transformers' Wav2Vec2Model is mixer='full' with positions='conv' in transformer blocks on "
             f"frontend='waveform'; this encoder has mixer={config.mixer!r}, positions={config.positions!r}, "

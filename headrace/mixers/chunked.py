@@ -12,7 +12,7 @@ from headrace.mixers.attention import Attention
 from headrace.mixers.chunks import ChunkMixer
 from headrace.mixers.mixer import Shape
 from headrace.mixers.relative import RelativePositions
-from headrace.ops.layout import lay_out, read_back
+from headrace.ops.layout import lay_out, read_back, whole_lengths
 from headrace.reach import Blocks, Everything, Reach
 from headrace.streaming import Live
 
@@ -48,8 +48,7 @@ class ChunkedAttention(Attention, ChunkMixer):
         if self.relative is None:
             return ops.llsa(q, k, v, reach, lengths)
         if q.dim() == 4:
-            if lengths is None:
-                lengths = torch.full(q.shape[:1], q.shape[2], dtype=torch.int64, device=q.device)
+            lengths = whole_lengths(q, q.shape[2]) if lengths is None else lengths
             q, k, v = (lay_out(x, reach) for x in (q, k, v))
         most = max(0, q.shape[2] - 1) * reach.hop  # all there is: a bias for what no frame sees would be computed, too
         if reach.look_back is None or reach.look_back > most:

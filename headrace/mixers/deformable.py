@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from headrace.mixers.chunks import LoneChunkMixer, rows_of
 from headrace.mixers.mixer import Shape
-from headrace.ops.layout import rows_past
+from headrace.ops.layout import rows_past, whole_lengths
 from headrace.positions import Rotation
 from headrace.reach import Blocks, Reach
 from headrace.streaming import Entries, Live, Span
@@ -55,7 +55,7 @@ class DeformableConvolution(LoneChunkMixer):
             missing = None if lengths is None else rows_past(reach, rows.shape[1], lengths).flatten(0, 1)
             farthest = torch.full((), reach.hop, device=x.device)
         else:
-            ends = torch.full(x.shape[:1], x.shape[1], device=x.device) if lengths is None else lengths
+            ends = whole_lengths(x, x.shape[1]) if lengths is None else lengths
             missing = torch.arange(x.shape[1], device=x.device) >= ends[:, None]
             farthest = ends[:, None, None]
         return self._mixed(rows.flatten(0, -3), missing, farthest).view_as(rows)

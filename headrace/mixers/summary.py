@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from headrace.linear import Linear
 from headrace.mixers.chunks import ChunkMixer, rows_of
 from headrace.mixers.mixer import Shape
-from headrace.ops.layout import rows_past
+from headrace.ops.layout import rows_past, whole_lengths
 from headrace.positions import Rotation
 from headrace.reach import Blocks, Reach
 from headrace.streaming import Entries, Entry, Live, Span
@@ -82,7 +82,7 @@ class SummaryMixing(ChunkMixer):
         """See ``Mixer``; rotation does not apply."""
         self.check_reach(reach)
         if lengths is None and x.dim() == 3:  # rows of the last chunk may hold no frame
-            lengths = torch.full(x.shape[:1], x.shape[1], dtype=torch.int64, device=x.device)
+            lengths = whole_lengths(x, x.shape[1])
         local, summary = self._parts(rows_of(x, reach, None))
         summary = rows_of(summary, reach, lengths)
         if isinstance(reach, Blocks):

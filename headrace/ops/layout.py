@@ -13,6 +13,11 @@ from torch.nn import functional as F
 from headrace.reach import Blocks
 
 
+def whole_lengths(x: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """[N] int64, on the device of x [N, ...]: the lengths of items that all have ``num_frames`` frames."""
+    return torch.full(x.shape[:1], num_frames, dtype=torch.int64, device=x.device)
+
+
 def num_blocks(num_frames: int, blocks: Blocks) -> int:
     """Blocks that cover ``num_frames`` frames."""
     return -(-num_frames // blocks.hop)

@@ -17,7 +17,7 @@ from headrace.ops.arguments import (
     is_of_queries,
 )
 from headrace.ops.backend import runs_native
-from headrace.ops.layout import lay_out, row_frames
+from headrace.ops.layout import lay_out, row_frames, whole_lengths
 from headrace.reach import Blocks
 
 
@@ -72,7 +72,7 @@ def llsa(
     if runs_native(q, bias):
         return native.llsa(q, k, v, blocks, lengths, bias)
     if lengths is None:
-        lengths = torch.full(q.shape[:1], q.shape[2] * blocks.hop, dtype=torch.int64, device=q.device)
+        lengths = whole_lengths(q, q.shape[2] * blocks.hop)
     lengths = lengths.clamp(0, q.shape[2] * blocks.hop)  # unchecked where they live on a GPU
     return blocked.Blocked.apply(partial(_attend, blocks, lengths), _groups(q.shape[2], blocks), q, k, v, bias)
 
@@ -99,7 +99,7 @@ def _first_layer(
     if runs_native(q) and q.device.type == "cpu" and not blocks.per_block:
         return native.llsa_first_layer(q, k, v, blocks, lengths, bias)
     if lengths is None and q.shape[2] % blocks.hop:
-        lengths = torch.full(q.shape[:1], q.shape[2], dtype=torch.int64, device=q.device)
+        lengths = whole_lengths(q, q.shape[2])
     return llsa(lay_out(q, blocks), lay_out(k, blocks), lay_out(v, blocks), blocks, lengths, bias)
 
 

@@ -7,8 +7,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headrace.checkpoint.files import written_whole
+
+if TYPE_CHECKING:  # training imports this file where nobody knows of stages
+    from headrace_stages.stage import RunFolder
 
 FILE = "health.json"
 
@@ -28,6 +32,12 @@ def read_findings(checkpoints: Path) -> list[Finding]:
         return [Finding(**one) for one in json.loads((checkpoints / FILE).read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
         return []
+
+
+def findings_of_iterations(folder: RunFolder, count: int) -> list[tuple[int, Finding]]:
+    """Of each training, train-1 .. train-COUNT, of a HuBERT's run; beside the number of its iteration."""
+    homes = {number: folder.stage(f"train-{number}") for number in range(1, count + 1)}
+    return [(number, each) for number, home in homes.items() for each in read_findings(home / "checkpoints")]
 
 
 def write_findings(checkpoints: Path, findings: Sequence[Finding]) -> None:

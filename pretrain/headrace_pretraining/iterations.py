@@ -20,7 +20,7 @@ import yaml
 from headrace_labels.audio import SAMPLE_RATE
 from headrace_labels.features import Mfcc
 from headrace_labels.shards import read_manifest
-from headrace_pretraining.findings import read_findings
+from headrace_pretraining.findings import findings_of_iterations
 from headrace_pretraining.shape import CONFIGS, files_of, frames_a_second, section_of, shape_of
 from headrace_stages.hydra import hydra_value
 from headrace_stages.process import as_typed
@@ -163,14 +163,13 @@ class Iterations:
         Raises:
             ValueError: naming the key, what was expected and what came.
         """
-        overrides = [one.lstrip("+") for one in self.overrides]  # Hydra takes ++KEY=VALUE too
-        rate = section_of(self.plan.config, overrides, CONFIGS, "task").get("sample_rate", SAMPLE_RATE)
+        rate = section_of(self.plan.config, self.overrides, CONFIGS, "task").get("sample_rate", SAMPLE_RATE)
         if str(rate) != str(SAMPLE_RATE):
             raise ValueError(
                 f"task.sample_rate: expected {SAMPLE_RATE}, as labels are made from speech at {SAMPLE_RATE} Hz, got "
                 f"{rate}; leave it out, and bring the corpus to {SAMPLE_RATE} Hz"
             )
-        layers = shape_of(self.plan.config, overrides, CONFIGS).layers
+        layers = shape_of(self.plan.config, self.overrides, CONFIGS).layers
         for number, one in enumerate(self.plan.iterations):
             if one.layer is not None and one.layer > layers:
                 raise ValueError(
@@ -189,9 +188,8 @@ class Iterations:
 
     def findings(self) -> list[str]:
         """What was found wrong with the trainings while they ran."""
-        homes = {name: self.folder.stage(name) for name in (f"train-{n + 1}" for n in range(len(self.plan.iterations)))}
-        found = [(name, each) for name, home in homes.items() for each in read_findings(home / "checkpoints")]
-        return [f"{name}, from update {each.update} on: {each.text}" for name, each in found]
+        found = findings_of_iterations(self.folder, len(self.plan.iterations))
+        return [f"train-{number}, from update {each.update} on: {each.text}" for number, each in found]
 
     # ---- stages ----
 
@@ -277,7 +275,7 @@ class Iterations:
         layout = [f"distributed_training.distributed_world_size={self.processes}"]
         if self.processes > 1 and not self.trains_on_gpus:
             layout = ["+distributed=cpu_torchrun"]
-        if not any(one.startswith("optimization.update_freq=") for one in self.overrides):
+        if not any(one.lstrip("+").startswith("optimization.update_freq=") for one in self.overrides):
             freq = max(1, round(int(distributed["distributed_world_size"]) / self.processes))
             layout.append(f"optimization.update_freq=[{freq}]")
         return layout

@@ -113,7 +113,8 @@ def files_of(config: str, overrides: Sequence[str], configs: Path) -> tuple[Path
 
 
 def _choices(overrides: Sequence[str]) -> dict[str, str]:
-    return dict(override.partition("=")[::2] for override in overrides)
+    """Values by their keys; Hydra takes ++KEY=VALUE too."""
+    return dict(override.lstrip("+").partition("=")[::2] for override in overrides)
 
 
 def _composed(configs: Path, name: str, choices: dict[str, str]) -> list[tuple[Path, dict[str, Any]]]:

@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from typing import TextIO
 
+from headrace.durations import clock
+
 PLAIN_SECONDS = 15.0  # between two lines in a log
 TERMINAL_SECONDS = 0.5
 
@@ -71,10 +73,3 @@ def line(now: Now) -> str:
         percent = "" if share is None else f" {share:.0%}"
         parts.append(f"{name}{percent}" + (f" ({detail})" if detail else ""))
     return "  |  ".join(parts)
-
-
-def clock(seconds: float) -> str:
-    """12:34, or 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -15,9 +15,10 @@ from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 
+from headrace.durations import clock
 from headrace_stages import estimate, process, stamps
 from headrace_stages import stage as stages_
-from headrace_stages.display import Display, Now, clock
+from headrace_stages.display import Display, Now
 from headrace_stages.process import Running
 from headrace_stages.progress import Follower
 from headrace_stages.stage import RunFolder, Stage

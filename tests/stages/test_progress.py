@@ -3,8 +3,9 @@
 
 import pytest
 
+from headrace.durations import clock
 from headrace_stages import estimate
-from headrace_stages.display import Now, clock, line
+from headrace_stages.display import Now, line
 from headrace_stages.progress import Follower, training_row
 from headrace_stages.stage import Stage
 
