@@ -13,9 +13,11 @@ from headrace.linear import Linear
 from headrace.mixers import MIXERS
 from headrace.mixers.chunks import rows_of
 from headrace.ops.layout import whole_lengths
+from headrace.pieces import by_frames
 from headrace.positions import Rotation
 from headrace.reach import Blocks, Reach
 from headrace.streaming import Entries, Live, Span, within
+from headrace.swish import swish
 
 
 class FeedForward(nn.Module):
@@ -29,7 +31,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., C] -> [..., C]."""
-        return self.fc2(F.dropout(F.silu(self.fc1(self.norm(x))), self.dropout, self.training))
+        return self.fc2(F.dropout(swish(self.fc1(self.norm(x))), self.dropout, self.training))
 
 
 class ConformerBlock(nn.Module):
@@ -61,11 +63,11 @@ class ConformerBlock(nn.Module):
         if lengths is None and x.dim() == 3:  # rows of the last chunk may hold no frame
             lengths = whole_lengths(x, x.shape[1])
         x = rows_of(x, reach, None)
-        x = x + 0.5 * self._drop(self.ffn1(x))
+        x = by_frames(lambda frames: frames + 0.5 * self._drop(self.ffn1(frames)), x)
         if self.mixer_norm is not None:
             x = x + self._drop(self.mixer(self.mixer_norm(x), lengths, reach, rotation))
         x = x + self._drop(self.convolution(x, lengths, reach))
-        return self.norm(x + 0.5 * self._drop(self.ffn2(x)))
+        return by_frames(lambda frames: self.norm(frames + 0.5 * self._drop(self.ffn2(frames))), x)
 
     def entries(self, reach: Reach, hop: int, first_frame: int, is_first: bool) -> Entries:
         """Live: what mixer and convolution keep."""

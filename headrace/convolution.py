@@ -13,8 +13,10 @@ from torch.nn import functional as F
 
 from headrace.linear import Linear
 from headrace.mixers.chunks import rows_of
+from headrace.pieces import FRAMES, by_frames, in_pieces
 from headrace.reach import Blocks, Neighbours, Reach
 from headrace.streaming import Entries, Entry, Live, Span
+from headrace.swish import swish
 
 
 class ConvolutionModule(nn.Module):
@@ -35,14 +37,15 @@ class ConvolutionModule(nn.Module):
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor | None, reach: Reach) -> torch.Tensor:
         """x and the result: [N, T, C], or rows [N, P, hop, C] under ``Blocks``; frames past a length are not seen."""
-        gated = rows_of(F.glu(self.gate(self.norm(x)), dim=-1), reach, lengths)
+        gated = rows_of(by_frames(self._gated, x), reach, lengths)
         if not isinstance(reach, Blocks):
             return self._after(self._convolve(F.pad(gated, (0, 0, self.radius, self.radius))))
         num_chunks, hop = gated.shape[1:3]
+        if num_chunks == 0:
+            return gated
         frames = F.pad(gated.flatten(1, 2), (0, 0, self.radius, 0))
-        chunks = frames.unfold(1, self.radius + hop, hop) if num_chunks else frames.new_zeros(*gated.shape[:2], 0, 0)
-        chunks = F.pad(chunks.mT.flatten(0, 1), (0, 0, 0, self.radius))  # [N * P, 2 * radius + hop, C]
-        return self._after(self._convolve(chunks).view_as(gated))
+        chunks = frames.unfold(1, self.radius + hop, hop).mT.flatten(0, 1)  # [N * P, radius + hop, C]
+        return in_pieces(self._of_chunks, chunks, max(1, FRAMES // hop)).view(gated.shape)
 
     def entries(self) -> Entries:
         """Live: the frames before the next chunk that its first ones see."""
@@ -50,8 +53,15 @@ class ConvolutionModule(nn.Module):
 
     def tick(self, x: torch.Tensor, span: Span, live: Live) -> torch.Tensor:
         """Live: the rows [S, hop, C] of one chunk."""
-        gated = F.glu(self.gate(self.norm(x)), dim=-1).masked_fill(span.missing(x.shape[1])[..., None], 0)
+        gated = self._gated(x).masked_fill(span.missing(x.shape[1])[..., None], 0)
         frames = live.shift("past", gated, 1)
+        return self._of_chunks(frames)
+
+    def _gated(self, x: torch.Tensor) -> torch.Tensor:
+        return F.glu(self.gate(self.norm(x)), dim=-1)
+
+    def _of_chunks(self, frames: torch.Tensor) -> torch.Tensor:
+        """[B, radius + hop, C] -> [B, hop, C]: zeros stand for what lies behind a chunk's end."""
         return self._after(self._convolve(F.pad(frames, (0, 0, 0, self.radius))))
 
     def _convolve(self, x: torch.Tensor) -> torch.Tensor:
@@ -67,4 +77,4 @@ class ConvolutionModule(nn.Module):
         return y.permute(0, 2, 3, 1).squeeze(1)
 
     def _after(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(F.silu(self.depthwise_norm(x)))
+        return self.out(swish(self.depthwise_norm(x)))
