@@ -20,6 +20,7 @@ from headrace.linear import Linear
 from headrace.mixers.chunks import ChunkMixer, rows_of
 from headrace.mixers.mixer import Shape
 from headrace.ops.layout import rows_past, whole_lengths
+from headrace.pieces import by_frames
 from headrace.positions import Rotation
 from headrace.reach import Blocks, Reach
 from headrace.streaming import Entries, Entry, Live, Span
@@ -133,13 +134,14 @@ class SummaryMixing(ChunkMixer):
         if self.summary == "fast":
             local, summary = F.gelu(self.local_and_summary(x)).chunk(2, dim=-1)
             return local, summary
-        local = None if self.local_network is None else self.local_network(x)
-        return local, self.summary_network(x)
+        local = None if self.local_network is None else by_frames(self.local_network, x)
+        return local, by_frames(self.summary_network, x)
 
     def _combined(self, local: torch.Tensor | None, mean: torch.Tensor) -> torch.Tensor:
         if local is None or self.combine is None:
             return mean
-        return F.gelu(self.combine(torch.cat([local, mean], -1)))
+        combine = self.combine
+        return by_frames(lambda both: F.gelu(combine(both)), torch.cat([local, mean], -1))
 
 
 def _existing_rows(x: torch.Tensor, lengths: torch.Tensor | None, blocks: Blocks) -> torch.Tensor:
