@@ -23,6 +23,7 @@ from headrace_labels.shards import read_manifest
 from headrace_pretraining.findings import findings_of_iterations
 from headrace_pretraining.shape import CONFIGS, files_of, frames_a_second, section_of, shape_of
 from headrace_stages.hydra import hydra_value
+from headrace_stages.machines import Machines
 from headrace_stages.process import as_typed
 from headrace_stages.stage import RunFolder, Stage
 
@@ -146,8 +147,9 @@ class Iterations:
     Args:
         data: the folder of manifests.
         overrides: of fairseq-hydra-train, the same in every iteration.
-        processes: under torchrun; 1 for none.
+        processes: under torchrun, on all machines together; 1 for none.
         has_gpus: one for each process, unless the configuration says common.cpu.
+        machines: several that share the run's folder and the corpus; None for one.
     """
 
     plan: Plan
@@ -156,6 +158,7 @@ class Iterations:
     overrides: Sequence[str]
     processes: int = 1
     has_gpus: bool = False
+    machines: Machines | None = None
 
     def check(self) -> None:
         """Before anything starts: do the plan and the overrides go together?
@@ -200,7 +203,7 @@ class Iterations:
         share = ("--percent", str(one.share))
         if self.processes > 1:
             what = (str(self.data), "train", "km.safetensors", str(one.clusters))
-            run, told_by = self._run("learn_kmeans_distributed.py", *what, *share, *self._source(number, one))
+            run, told_by = self._run(kmeans, "learn_kmeans_distributed.py", *what, *share, *self._source(number, one))
             after, seconds = self._after(number), expected + 20 * self._feature_seconds(one, hours)
             outputs = ("km.safetensors",)
             return [Stage(kmeans, run, outputs, self._inputs(), after, expected_seconds=seconds, told_by=told_by)]
@@ -213,7 +216,7 @@ class Iterations:
         return [
             Stage(
                 frames,
-                self._run(*source, "1", "0", ".")[0],
+                self._run(frames, *source, "1", "0", ".")[0],
                 ("train_0_1.npy", "train_0_1.len"),
                 self._inputs(),
                 self._after(number),
@@ -221,7 +224,7 @@ class Iterations:
             ),
             Stage(
                 kmeans,
-                self._run("learn_kmeans.py", *learn, *share)[0],
+                self._run(kmeans, "learn_kmeans.py", *learn, *share)[0],
                 ("km.safetensors",),
                 (),
                 (frames,),
@@ -233,9 +236,10 @@ class Iterations:
         model = self.folder.stage(f"kmeans-{number}") / "km.safetensors"
         arguments = (str(self.data), str(model), ".", *SPLITS, *self._source(number, one))
         outputs = ("dict.km.txt", *(f"{split}.km{end}" for split in SPLITS for end in ("", ".json")))
-        run, told_by = self._run("label_audio.py", *arguments)
+        name = f"labels-{number}"
+        run, told_by = self._run(name, "label_audio.py", *arguments)
         return Stage(
-            f"labels-{number}",
+            name,
             run,
             outputs,
             self._inputs(),
@@ -259,7 +263,7 @@ class Iterations:
         train = ("-m", "fairseq_cli.hydra_train")
         return Stage(
             name,
-            (*self._python(), *train, *self._layout(), *overrides, *flags),
+            self._spread(name, (*train, *self._layout(), *overrides, *flags)),
             ("checkpoints/checkpoint_last.pt",),
             (*files_of(self.plan.config, self.overrides, CONFIGS), *self._inputs()),
             (f"labels-{number}",),
@@ -332,7 +336,7 @@ class Iterations:
     def _inputs(self) -> tuple[Path, ...]:
         return tuple(self.data / f"{split}.tsv" for split in SPLITS)
 
-    def _run(self, script: str, *arguments: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _run(self, stage: str, script: str, *arguments: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """A command, and the same without torchrun, by which it is known.
 
         What was made or begun in some processes is kept in another number of them: labels are the same, and so are
@@ -340,12 +344,16 @@ class Iterations:
         """
         own = (str(PRETRAIN / "labels" / script), *arguments)
         many = script in ("learn_kmeans_distributed.py", "label_audio.py")
-        return (*(self._python() if many else (sys.executable,)), *own), own
+        return self._spread(stage, own) if many else (sys.executable, *own), own
 
-    def _python(self) -> tuple[str, ...]:
+    def _spread(self, stage: str, command: tuple[str, ...]) -> tuple[str, ...]:
+        """A command of Python in all processes, on this machine or on all."""
+        if self.machines is not None:
+            return self.machines.led(stage, command)
         if self.processes == 1:
-            return (sys.executable,)
-        return (sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}")
+            return (sys.executable, *command)
+        here = ("--standalone", f"--nproc-per-node={self.processes}")
+        return (sys.executable, "-m", "torch.distributed.run", *here, *command)
 
 
 def told(iterations: Iterations) -> list[str]:

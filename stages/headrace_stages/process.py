@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from headrace_stages.stage import RunFolder, Stage
 
@@ -35,20 +36,45 @@ def _die_with_parent() -> None:
 
 
 @dataclass
-class Running:
-    """A stage whose process is running."""
+class Started:
+    """A process that was started with all its children in a group of its own."""
 
-    stage: Stage
     process: subprocess.Popen[bytes]
-    log: Path
-    log_start: int  # bytes of the log that earlier attempts wrote
-    started: float = field(default_factory=time.monotonic)
-    processor_seconds: float = 0.0  # of all its processes; known once it has ended
+    started: float = field(default_factory=time.monotonic, kw_only=True)
+    processor_seconds: float = field(default=0.0, kw_only=True)  # of all its processes; known once it has ended
 
     @property
     def seconds(self) -> float:
         """Since it was started."""
         return time.monotonic() - self.started
+
+
+@dataclass
+class Running(Started):
+    """A stage whose process is running."""
+
+    stage: Stage
+    log: Path
+    log_start: int  # bytes of the log that earlier attempts wrote
+
+
+def spawn(
+    command: tuple[str, ...],
+    home: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    output: IO[bytes] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a command that ends with this process; what is not said, it has from this process."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT if output else None,
+        cwd=home,
+        env=environment,
+        start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the others in order
+        preexec_fn=_die_with_parent,  # noqa: PLW1509  (this program has one thread)
+    )
 
 
 def start(folder: RunFolder, stage: Stage, fresh: bool, threads: int, extra: Mapping[str, str]) -> Running:
@@ -60,22 +86,13 @@ def start(folder: RunFolder, stage: Stage, fresh: bool, threads: int, extra: Map
     home.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | threads_environment(threads) | {"PYTHONUNBUFFERED": "1"} | dict(extra)
-    environment[MARK] = str(folder.root)
+    environment[MARK] = folder.mark
     with log.open("ab") as file:
         begin = file.tell()
         file.write(f"\n$ {as_typed(stage.command)}\n".encode())
         file.flush()
-        process = subprocess.Popen(
-            stage.command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            cwd=home,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the stages in order
-            preexec_fn=_die_with_parent,  # noqa: PLW1509  (this program has one thread)
-        )
-    return Running(stage, process, log, begin)
+        process = spawn(stage.command, home, environment, file)
+    return Running(process, stage, log, begin)
 
 
 def put_aside(folder: RunFolder, stage: Stage) -> Path | None:
@@ -90,15 +107,15 @@ def put_aside(folder: RunFolder, stage: Stage) -> Path | None:
     return place
 
 
-def has_ended(one: Running) -> bool:
-    """Whether a stage's first process is over. It is not reaped yet: until it is, its group's number stays its own."""
+def has_ended(one: Started) -> bool:
+    """Whether a process is over. It is not reaped yet: until it is, its group's number stays its own."""
     if one.process.returncode is not None:
         return True
     return os.waitid(os.P_PID, one.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def end(running: Sequence[Running]) -> None:
-    """End stages with all their children (data loaders outlive a process that was killed): asked first, then killed."""
+def end(running: Sequence[Started]) -> None:
+    """End processes with all their children (data loaders outlive one that was killed): asked first, then killed."""
     left = [one for one in running if one.process.returncode is None]
     for one in left:
         _signal_group(one.process.pid, signal.SIGTERM)
@@ -122,7 +139,7 @@ def end_leftovers(folder: RunFolder) -> int:
 
     They are told by the mark in their environment, so nothing else is ever hit. Call it with the folder's lock held.
     """
-    mark = f"{MARK}={folder.root}".encode()
+    mark = f"{MARK}={folder.mark}".encode()
     found = 0
     for path in Path("/proc").glob("[0-9]*/environ"):
         pid = int(path.parent.name)

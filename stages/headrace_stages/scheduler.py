@@ -32,6 +32,10 @@ class StageFailedError(Exception):
     """A stage's process failed; the message holds its own words or its log's last lines, its command, what to do."""
 
 
+class InUseError(ValueError):
+    """Another run is at work in the folder."""
+
+
 class StoppedError(Exception):
     """Asked to stop by Ctrl-C or by a signal."""
 
@@ -71,7 +75,8 @@ class Scheduler:
         Raises:
             StageFailedError: a stage failed; the others were stopped and will go on from where they were.
             StoppedError: asked to stop; the same holds.
-            ValueError: another run is at work in the folder, or an input is missing.
+            InUseError: another run is at work in the folder.
+            ValueError: an input is missing.
         """
         with locked(self.folder.root), stopping_on_signals():
             if found := process.end_leftovers(self.folder):
@@ -122,10 +127,9 @@ class Scheduler:
         code, seconds = one.process.returncode, one.seconds
         stamps.spend(self.folder, one.stage.name, seconds, one.processor_seconds)
         if code != 0:
-            what = f"ended with exit code {code}" if code > 0 else f"was ended by signal {-code}"
-            raise StageFailedError(self._told(one, what))
+            raise StageFailedError(told_of_failure(self.folder, one))
         if missing := stamps.finish(self.folder, one.stage):
-            raise StageFailedError(self._told(one, f"ended well, but did not leave {', '.join(missing)}"))
+            raise StageFailedError(_told(self.folder, one, f"ended well, but did not leave {', '.join(missing)}"))
         for name in one.stage.scratch:
             shutil.rmtree(self.folder.stage(one.stage.name) / name, ignore_errors=True)
         self._done.add(one.stage.name)
@@ -159,22 +163,30 @@ class Scheduler:
         seconds = estimate.makespan(self.stages, left, names, self.jobs)
         return Now(len(self._done), len(self.stages), shown, time.monotonic() - self._started, seconds)
 
-    def _told(self, one: Running, what: str) -> str:
-        lines = log_lines(one.log, one.log_start)
-        if own := own_lines(lines):  # alone: under torchrun a page of its own reports follows, which says less
-            said = [f"stage {one.stage.name} {what}: {own[0]}", *own[1:], f"its log: {one.log}"]
-        else:
-            said = [f"stage {one.stage.name} {what}. The last lines of {one.log}:"]
-            said += [f"    {line}" for line in lines[-LAST_LINES:]]
-        return "\n".join(
-            [
-                *said,
-                f"its command, in {self.folder.stage(one.stage.name)}:",
-                f"    {process.as_typed(one.stage.command)}",
-                "Mend the cause and give the same command again: it goes on from here. To do this stage afresh, remove "
-                f"{self.folder.stage(one.stage.name)}",
-            ]
-        )
+
+def told_of_failure(folder: RunFolder, one: Running) -> str:
+    """How a stage's process ended, in its own words or its log's last lines, with its command and what to do."""
+    code = one.process.returncode
+    what = f"ended with exit code {code}" if code > 0 else f"was ended by signal {-code}"
+    return _told(folder, one, what)
+
+
+def _told(folder: RunFolder, one: Running, what: str) -> str:
+    lines = log_lines(one.log, one.log_start)
+    if own := own_lines(lines):  # alone: under torchrun a page of its own reports follows, which says less
+        said = [f"stage {one.stage.name} {what}: {own[0]}", *own[1:], f"its log: {one.log}"]
+    else:
+        said = [f"stage {one.stage.name} {what}. The last lines of {one.log}:"]
+        said += [f"    {line}" for line in lines[-LAST_LINES:]]
+    return "\n".join(
+        [
+            *said,
+            f"its command, in {folder.stage(one.stage.name)}:",
+            f"    {process.as_typed(one.stage.command)}",
+            "Mend the cause and give the same command again: it goes on from here. To do this stage afresh, remove "
+            f"{folder.stage(one.stage.name)}",
+        ]
+    )
 
 
 def log_lines(log: Path, start: int) -> list[str]:
@@ -197,13 +209,13 @@ def own_lines(lines: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Hold a run's folder. Raises ValueError when another process does."""
+    """Hold a run's folder. Raises InUseError when another process does."""
     root.mkdir(parents=True, exist_ok=True)
     with (root / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"another run is at work in {root}; wait for it, or choose another folder") from None
+            raise InUseError(f"another run is at work in {root}; wait for it, or choose another folder") from None
         yield
 
 

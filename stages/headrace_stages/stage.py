@@ -32,9 +32,18 @@ class Stage:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where things are in a run's folder."""
+    """Where things are in a run's folder, as one of its machines sees it.
+
+    machine: 0 runs the stages; a higher number takes part in those that many machines run together (machines.py).
+    """
 
     root: Path
+    machine: int = 0
+
+    @property
+    def mark(self) -> str:
+        """What tells the processes of this run on this machine from all others."""
+        return f"{self.root} on machine {self.machine}" if self.machine else str(self.root)
 
     def stage(self, name: str) -> Path:
         """The folder that a stage writes into."""
@@ -50,8 +59,8 @@ class RunFolder:
         return self.root / "stamps" / f"{name}.json"
 
     def log(self, name: str) -> Path:
-        """Everything that a stage's process wrote."""
-        return self.root / "logs" / f"{name}.log"
+        """Everything that a stage's process wrote on this machine."""
+        return self.root / "logs" / (f"{name}.machine-{self.machine}.log" if self.machine else f"{name}.log")
 
 
 def check(stages: Sequence[Stage]) -> None:

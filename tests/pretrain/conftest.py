@@ -6,12 +6,14 @@ from __future__ import annotations
 import multiprocessing
 import runpy
 import shutil
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import yaml
 
 from headrace.checkpoint import unpickle
 
@@ -197,3 +199,27 @@ def _forkserver():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fairseq_cli.hydra_train"])
     return context
+
+
+@pytest.fixture
+def hubert_plan(tmp_path):
+    """Two short iterations for hubert.py."""
+    path = tmp_path / "plan.yaml"
+    two = [{"clusters": NUM_CLUSTERS, "updates": 4}, {"layer": 1, "clusters": 6, "updates": 4}]
+    path.write_text(yaml.safe_dump({"config": "hubert_tiny", "iterations": two}))
+    return path
+
+
+@pytest.fixture
+def hubert_command(repository, trainer, hubert_plan, minute_corpus, tmp_path):
+    """hubert.py's command line, for a run called ``name``."""
+    own = ("task.data", "task.label_rate")
+    values = [word for word in trainer.arguments(config="hubert_tiny")[4:] if not word.startswith(own)]
+    values += ["dataset.max_tokens=80000"]
+
+    def line(name="run", *flags):
+        script = str(repository / "pretrain" / "hubert.py")
+        where = ["--data", str(minute_corpus), "--dest", str(tmp_path / name), "--threads", "1"]
+        return [sys.executable, script, str(hubert_plan), *where, *values, *flags]
+
+    return line

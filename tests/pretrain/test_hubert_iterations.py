@@ -25,56 +25,34 @@ from headrace_stages.stage import RunFolder
 
 pytestmark = pytest.mark.fairseq
 
-STAGES = ["features-1", "kmeans-1", "labels-1", "train-1", "features-2", "kmeans-2", "labels-2", "train-2", "export"]
-
-
 MFCC = {"clusters": 5, "updates": 4}
 
-
-@pytest.fixture
-def plan(tmp_path):
-    path = tmp_path / "plan.yaml"
-    two = [MFCC, {"layer": 1, "clusters": 6, "updates": 4}]
-    path.write_text(yaml.safe_dump({"config": "hubert_tiny", "iterations": two}))
-    return path
-
-
-@pytest.fixture
-def command(repository, trainer, plan, minute_corpus, tmp_path):
-    """The command line, for a run called ``name``."""
-    own = ("task.data", "task.label_rate")
-    values = [word for word in trainer.arguments(config="hubert_tiny")[4:] if not word.startswith(own)]
-    values += ["dataset.max_tokens=80000"]
-
-    def line(name="run", *flags):
-        script = str(repository / "pretrain" / "hubert.py")
-        where = ["--data", str(minute_corpus), "--dest", str(tmp_path / name), "--threads", "1"]
-        return [sys.executable, script, str(plan), *where, *values, *flags]
-
-    return line
+STAGES = ["features-1", "kmeans-1", "labels-1", "train-1", "features-2", "kmeans-2", "labels-2", "train-2", "export"]
 
 
 def run(line):
     return subprocess.run(line, capture_output=True, text=True, check=False, timeout=600)
 
 
-def test_two_iterations_end_in_a_folder_and_nothing_is_made_twice(command, tmp_path):
-    done = run(command())
+def test_two_iterations_end_in_a_folder_and_nothing_is_made_twice(hubert_command, tmp_path):
+    done = run(hubert_command())
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     encoder = checkpoint.load(tmp_path / "run" / "stages" / "export" / "encoder")
     assert encoder.config.mixer == "llsa"
     note = json.loads((tmp_path / "run" / "stages" / "labels-2" / "train.km.json").read_text())
     assert (note["features"], note["num_clusters"]) == ("layer 1", 6)
-    again = run(command())
+    again = run(hubert_command())
     assert [line.split()[1] for line in again.stdout.splitlines() if line.startswith("  whole")] == STAGES
     assert "started" not in again.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["features-2", "labels-2"])
-def test_a_corpus_that_was_edited_between_iterations_ends_the_run_in_one_line(command, tmp_path, corpus_of, stage):
+def test_a_corpus_that_was_edited_between_iterations_ends_the_run_in_one_line(
+    hubert_command, tmp_path, corpus_of, stage
+):
     data = corpus_of(tmp_path / "edited", {"train": [1.0] * 8, "valid": [0.6, 0.7]})
-    line = [str(data) if before == "--data" else word for before, word in pairwise(["", *command()])]
+    line = [str(data) if before == "--data" else word for before, word in pairwise(["", *hubert_command()])]
     assert run(line).returncode == 0
     soundfile.write(data / "audio" / "train0.flac", np.zeros(12000), 16000)
     (tmp_path / "run" / "stamps" / f"{stage}.json").unlink()
@@ -83,8 +61,8 @@ def test_a_corpus_that_was_edited_between_iterations_ends_the_run_in_one_line(co
     assert f"stage {stage} " in done.stderr and "12000 samples, its manifest says 16000" in done.stderr
 
 
-def test_a_dry_run_tells_everything_and_does_nothing(command, tmp_path):
-    done = run(command("run", "--dry-run"))
+def test_a_dry_run_tells_everything_and_does_nothing(hubert_command, tmp_path):
+    done = run(hubert_command("run", "--dry-run"))
     assert done.returncode == 0, done.stderr
     told = [line.partition(":")[0] for line in done.stdout.splitlines() if not line.startswith(" ")]
     assert told[1:-2] == STAGES
@@ -94,16 +72,16 @@ def test_a_dry_run_tells_everything_and_does_nothing(command, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_it_ends_whole(command, tmp_path):
+def test_killed_twenty_times_it_ends_whole(hubert_command, tmp_path):
     draw = random.Random(1)
     for _ in range(20):
-        process = subprocess.Popen(command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(hubert_command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(draw.uniform(0.5, 8.0))
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    done = run(command())
+    done = run(hubert_command())
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    undisturbed = run(command("undisturbed"))
+    undisturbed = run(hubert_command("undisturbed"))
     assert undisturbed.returncode == 0
     for name in ("labels-1/train.km", "labels-2/train.km", "export/encoder/model.safetensors"):
         first, second = ((tmp_path / where / "stages" / name).read_bytes() for where in ("run", "undisturbed"))
@@ -111,8 +89,8 @@ def test_killed_twenty_times_it_ends_whole(command, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_make_a_model_too(command, tmp_path):
-    done = run(command("run", "--processes", "2"))
+def test_two_processes_make_a_model_too(hubert_command, tmp_path):
+    done = run(hubert_command("run", "--processes", "2"))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert not (tmp_path / "run" / "stages" / "features-1").exists()
 
@@ -142,11 +120,11 @@ def test_two_processes_make_a_model_too(command, tmp_path):
     ],
     ids=str,
 )
-def test_a_mistake_in_a_plan_is_named(plan, change, said):
-    plan.write_text(yaml.safe_dump(yaml.safe_load(plan.read_text()) | change))
+def test_a_mistake_in_a_plan_is_named(hubert_plan, change, said):
+    hubert_plan.write_text(yaml.safe_dump(yaml.safe_load(hubert_plan.read_text()) | change))
     with pytest.raises(ValueError, match=said) as error:
-        read_plan(plan)
-    assert str(plan) in str(error.value)
+        read_plan(hubert_plan)
+    assert str(hubert_plan) in str(error.value)
 
 
 @pytest.fixture
@@ -156,7 +134,7 @@ def prepared(repository, tmp_path):
 
     def prepare(*arguments):
         where = ["--data", str(tmp_path), "--dest", str(tmp_path / "run")]
-        return hubert["prepare"](hubert["parser"]().parse_intermixed_args([*map(str, arguments), *where]))
+        return hubert["prepare"](hubert["parser"]().parse_intermixed_args([*where, *map(str, arguments)]))
 
     return prepare
 
@@ -180,9 +158,9 @@ def prepared(repository, tmp_path):
     ],
     ids=str,
 )
-def test_an_override_that_cannot_hold_is_refused_before_anything_starts(prepared, plan, overrides, said):
+def test_an_override_that_cannot_hold_is_refused_before_anything_starts(prepared, hubert_plan, overrides, said):
     with pytest.raises(ValueError, match=said):
-        prepared(plan, *overrides)
+        prepared(hubert_plan, *overrides)
 
 
 @pytest.mark.parametrize(
@@ -198,13 +176,13 @@ def test_an_override_that_cannot_hold_is_refused_before_anything_starts(prepared
     ],
     ids=str,
 )
-def test_a_layer_is_one_of_the_encoder_that_the_overrides_make(prepared, plan, layer, overrides, most):
-    plan.write_text(yaml.safe_dump({"config": "hubert_tiny", "iterations": [MFCC, {**MFCC, "layer": layer}]}))
+def test_a_layer_is_one_of_the_encoder_that_the_overrides_make(prepared, hubert_plan, layer, overrides, most):
+    hubert_plan.write_text(yaml.safe_dump({"config": "hubert_tiny", "iterations": [MFCC, {**MFCC, "layer": layer}]}))
     if most is None:
-        assert prepared(plan, *overrides).plan.iterations[1].layer == layer
+        assert prepared(hubert_plan, *overrides).plan.iterations[1].layer == layer
     else:
         with pytest.raises(ValueError, match=rf"plan: iterations\[1\].layer: expected 0 to {most}, .* got {layer}"):
-            prepared(plan, *overrides)
+            prepared(hubert_plan, *overrides)
 
 
 @pytest.mark.parametrize(
@@ -217,16 +195,41 @@ def test_a_layer_is_one_of_the_encoder_that_the_overrides_make(prepared, plan, l
     ],
 )
 def test_more_processes_than_gpus_are_refused_where_they_train(
-    prepared, plan, monkeypatch, gpus, processes, overrides, is_refused
+    prepared, hubert_plan, monkeypatch, gpus, processes, overrides, is_refused
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    arguments = (plan, *overrides, "--processes", processes)
+    arguments = (hubert_plan, *overrides, "--processes", processes)
     if is_refused:
         with pytest.raises(ValueError, match=r"--processes: expected 2 or fewer, .* got 3"):
             prepared(*arguments)
     else:
         assert prepared(*arguments).processes == processes
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--machines", 2], "--meet: expected HOST:PORT of machine 0, as --machines 2 is given, got nothing"),
+        (["--machine", 1], "--meet: expected HOST:PORT of machine 0, as --machine 1 is given, got nothing"),
+        (["--meet", "node17:29400"], "--machines: expected 2 or more with --meet, got 1"),
+        (["--machines", 2, "--meet", "node17"], "--meet: expected HOST:PORT of machine 0, .* got 'node17'"),
+        (["--machines", 2, "--machine", 2, "--meet", "node17:29400"], "--machine: expected 0 to 1, .* got 2"),
+    ],
+    ids=str,
+)
+def test_options_of_machines_that_do_not_go_together_are_refused(prepared, hubert_plan, options, said):
+    with pytest.raises(ValueError, match=said):
+        prepared(hubert_plan, *options)
+
+
+def test_on_many_machines_every_stage_but_the_export_is_for_all(prepared, hubert_plan, minute_corpus):
+    machines = ("--processes", 2, "--machines", 3, "--machine", 1, "--meet", "node17:29400")
+    built = prepared(hubert_plan, "--data", minute_corpus, *machines)
+    assert built.processes == 6
+    assert built.folder.machine == 1
+    led = [stage.name for stage in built.stages() if "node17:29400" in stage.command]
+    assert led == [name for name in STAGES if not name.startswith(("features", "export"))]
 
 
 @pytest.mark.parametrize("name", ["hubert_base_librispeech", "hubert_tiny"])
@@ -243,6 +246,7 @@ def test_shipped_plans_are_two_iterations(repository, minute_corpus, tmp_path, n
         ("hubert_base_librispeech", 1, True, [], ["distributed_training.distributed_world_size=1", 32]),
         ("hubert_base_librispeech", 8, True, [], ["distributed_training.distributed_world_size=8", 4]),
         ("hubert_base_librispeech", 8, False, [], ["+distributed=cpu_torchrun", 4]),
+        ("hubert_base_librispeech", 32, True, [], ["distributed_training.distributed_world_size=32", 1]),
         ("hubert_tiny", 2, True, [], ["+distributed=cpu_torchrun", 1]),
         ("hubert_tiny", 2, True, ["common.cpu=false"], ["distributed_training.distributed_world_size=2", 1]),
         ("hubert_tiny", 1, False, [], ["distributed_training.distributed_world_size=1", 1]),
@@ -277,9 +281,9 @@ def test_labels_of_a_layer_have_the_rate_of_the_encoder(repository, minute_corpu
 
 
 @pytest.mark.slow
-def test_two_iterations_on_log_mel_measure_each_their_own_statistics(command, tmp_path):
+def test_two_iterations_on_log_mel_measure_each_their_own_statistics(hubert_command, tmp_path):
     on_log_mel = ["model.frontend=log_mel", "model.num_mels=20", "model.mel_channels=[6,4]"]
-    done = run(command("run", *on_log_mel))
+    done = run(hubert_command("run", *on_log_mel))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     encoder = checkpoint.load(tmp_path / "run" / "stages" / "export" / "encoder")
     assert encoder.frontend.stride_samples == 640 and float(encoder.frontend.log_mel.mean.abs().min()) > 0

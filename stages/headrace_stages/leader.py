@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Machine 0's side of a stage that all machines run: calls them, starts its own part, ends when all parts have ended.
+
+A round is one attempt. A machine that is not heard of for a while is lost: the round is ended everywhere, and another
+one begins when the machine is there again, whoever started it. Commands go on from what they had made.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from headrace_stages import fingerprint, process
+from headrace_stages.machines import (
+    ANSWER_SECONDS,
+    POLL_SECONDS,
+    WAIT_SECONDS,
+    Machines,
+    Meeting,
+    free_port,
+    open_meeting,
+)
+from headrace_stages.process import Started
+
+TOLD_SECONDS = 60.0  # between two lines of whom one waits for
+SECONDS_OF_GRACE = 1.0
+
+
+@dataclass
+class Leader:
+    """Runs one stage on all machines.
+
+    Args:
+        machines: as machine 0 sees them.
+        meeting: open.
+        stage: its name.
+        command: what every machine runs under torchrun.
+        wait_seconds: for machines to come, each time.
+        lost_seconds: of silence, after which a machine is lost.
+    """
+
+    machines: Machines
+    meeting: Meeting
+    stage: str
+    command: Sequence[str]
+    wait_seconds: float = WAIT_SECONDS
+    lost_seconds: float = ANSWER_SECONDS
+    _beats: dict[int, tuple[str | None, float]] = field(default_factory=dict, init=False)  # heard last, and since when
+
+    def run(self) -> int:
+        """The exit code: 0 when all parts ended well."""
+        for number in count(1):
+            port = free_port()
+            called = {"number": number, "stage": self.stage, "told": fingerprint.of_values(list(self.command))}
+            self.meeting.put("round", json.dumps({**called, "port": port}))
+            if not self._all_are_here(number):
+                return 1
+            code = self._together(number, port)
+            if code is not None:
+                return code
+        raise AssertionError("unreachable")
+
+    def _all_are_here(self, number: int) -> bool:
+        """Wait for all; what keeps one from coming, or that it does not come, is told."""
+        begun = told = time.monotonic()
+        while absent := self._without(f"{number}/here"):
+            if failed := self._failed(number):
+                print(f"machines.py: {failed}", flush=True)
+                return False
+            if (now := time.monotonic()) - begun > self.wait_seconds:
+                late = f"{_named(absent)} did not come to {self._address} in {now - begun:.0f} s"
+                print(f"machines.py: {late}", flush=True)
+                return False
+            if now - told > TOLD_SECONDS:
+                print(f"waiting at {self._address} for {_named(absent)}", flush=True)
+                told = now
+            time.sleep(POLL_SECONDS)
+        return True
+
+    def _together(self, number: int, port: int) -> int | None:
+        """Run a round; its exit code, or None when a machine was lost."""
+        own = Started(process.spawn((*self.machines.torchrun(port), *self.command)))
+        try:
+            return self._watch(number, own)
+        finally:
+            process.end([own])
+
+    def _watch(self, number: int, own: Started) -> int | None:
+        self._beats.clear()
+        trouble: float | None = None  # since when
+        while True:
+            if lost := self._lost():
+                print(f"{_named(lost)} was lost; going on when it is there again", flush=True)
+                return None
+            if process.has_ended(own):
+                process.end([own])  # what children it has left
+            code, failed = own.process.returncode, self._failed(number)
+            if code == 0 and not failed and not self._without(f"{number}/ended"):
+                return 0
+            if failed or code not in (None, 0):
+                trouble = trouble or time.monotonic()
+                # a part fails, too, when another machine is lost, which is seen a little later
+                if time.monotonic() - trouble > self.lost_seconds + SECONDS_OF_GRACE:
+                    if failed:
+                        print(f"machines.py: {failed}", flush=True)
+                    return 1
+            time.sleep(POLL_SECONDS)
+
+    def _lost(self) -> list[int]:
+        """The machines that were silent for too long."""
+        now, lost = time.monotonic(), []
+        for machine in self.machines.joining:
+            beat = self.meeting.look(f"beat/{machine}")
+            before, since = self._beats.get(machine, (beat, now))
+            since = since if beat == before else now
+            self._beats[machine] = (beat, since)
+            if now - since > self.lost_seconds:
+                lost.append(machine)
+        return lost
+
+    def _failed(self, number: int) -> str | None:
+        """The words of a machine whose part did not end well."""
+        for machine in self.machines.joining:
+            if (words := self.meeting.look(f"{number}/failed/{machine}")) is not None:
+                return f"machine {machine}: {words}"
+        return None
+
+    def _without(self, key: str) -> list[int]:
+        """The machines that did not write below a key yet."""
+        return [one for one in self.machines.joining if self.meeting.look(f"{key}/{one}") is None]
+
+    @property
+    def _address(self) -> str:
+        return f"{self.machines.host}:{self.machines.port}"
+
+
+def farewell(machines: Machines, went: str) -> None:
+    """Tell the others that the run is over, and how it went; they are not waited for long."""
+    meeting = open_meeting(machines)
+    meeting.put("over", went)
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while time.monotonic() < deadline:
+        if all(meeting.look(f"bye/{machine}") is not None for machine in machines.joining):
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _named(machines: Sequence[int]) -> str:
+    return ("machine " if len(machines) == 1 else "machines ") + ", ".join(map(str, machines))

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Machines that run stages together: which there are, what each runs, and the place where they meet.
+
+Machine 0 leads. Its scheduler runs every stage; one that is for all machines is started as `lead.py ... -- COMMAND`
+(leader.py), which opens the meeting and ends it with the stage. The others (joiner.py) come to each meeting and start
+their part of the same stage. They share the run's folder and the corpus; the meeting is torch's key-value store:
+
+    over            the run has ended, in the words that follow: "well" or "badly"
+    round           JSON: the number of the round on now, the stage, the fingerprint of its command, torchrun's port
+    N/here/K        machine K starts its part of round N
+    N/ended/K       machine K's part ended well
+    N/failed/K      it did not; in its own words
+    beat/K          grows while machine K is there
+    bye/K           machine K has read that the run is over
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from torch.distributed import TCPStore
+
+from headrace.durations import clock
+
+WAIT_SECONDS = 1800.0
+"""How long machines wait for each other. Between two meetings machine 0 may be at work alone, on an export say."""
+ANSWER_SECONDS = 30.0
+POLL_SECONDS = 0.2
+LEAD = Path(__file__).resolve().parents[1] / "lead.py"
+SPLIT = "--"  # in a command of lead.py: what follows is run by all machines
+
+
+@dataclass(frozen=True)
+class Machines:
+    """The machines of a run, as one of them sees it.
+
+    Args:
+        count: of machines.
+        this: which of them this is, from 0.
+        host, port: where they meet: of machine 0.
+        processes: on each machine.
+    """
+
+    count: int
+    this: int
+    host: str
+    port: int
+    processes: int
+
+    def __post_init__(self) -> None:
+        if self.count < 2:
+            raise ValueError(f"--machines: expected 2 or more with --meet, got {self.count}; one needs no --meet")
+        if not 0 <= self.this < self.count:
+            raise ValueError(f"--machine: expected 0 to {self.count - 1}, as --machines says, got {self.this}")
+
+    @property
+    def joining(self) -> range:
+        """All machines but the one that leads."""
+        return range(1, self.count)
+
+    def led(self, stage: str, command: tuple[str, ...]) -> tuple[str, ...]:
+        """The command that machine 0's scheduler starts for a stage; on the others, what follows SPLIT is run."""
+        own = (str(self.count), str(self.processes), f"{self.host}:{self.port}", stage)
+        return (sys.executable, str(LEAD), *own, SPLIT, *command)
+
+    def torchrun(self, port: int) -> tuple[str, ...]:
+        """What comes before a command, for this machine's processes."""
+        return (
+            *(sys.executable, "-m", "torch.distributed.run", f"--nnodes={self.count}", f"--node-rank={self.this}"),
+            *(f"--nproc-per-node={self.processes}", f"--master-addr={self.host}", f"--master-port={port}"),
+        )
+
+
+def address(text: str) -> tuple[str, int]:
+    """HOST:PORT, taken apart. Raises ValueError for anything else."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"--meet: expected HOST:PORT of machine 0, such as node17:29400, got {text!r}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+class MeetingLostError(Exception):
+    """The other side of a meeting is gone."""
+
+
+@contextlib.contextmanager
+def _losing() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # torch's errors of its store are
+        raise MeetingLostError(str(error)) from None
+
+
+class Meeting:
+    """Texts that all machines see. Every method raises MeetingLostError when the other side is gone."""
+
+    def __init__(self, store: TCPStore) -> None:
+        self._store = store
+
+    def put(self, key: str, text: str) -> None:
+        """Write a text."""
+        with _losing():
+            self._store.set(key, text)
+
+    def look(self, key: str) -> str | None:
+        """Read a text; None where nobody wrote one."""
+        with _losing():
+            return self._store.get(key).decode() if self._store.check([key]) else None
+
+
+def open_meeting(machines: Machines) -> Meeting:
+    """On machine 0.
+
+    Raises:
+        ValueError: the address is not this machine's, or another program listens there.
+    """
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
+        try:
+            return Meeting(_store(machines, leads=True))
+        except RuntimeError as error:  # the meeting before may have left its port a moment ago
+            if time.monotonic() > deadline:
+                raise ValueError(
+                    f"--meet: nothing can be opened at {machines.host}:{machines.port} ({first_line(error)}); give an "
+                    "address of machine 0 that the others reach, and a port that is free"
+                ) from None
+        time.sleep(POLL_SECONDS)
+
+
+def reach_meeting(machines: Machines, seconds: float = WAIT_SECONDS) -> Meeting:
+    """On the other machines: wait until machine 0 opens its next meeting, and come to it.
+
+    Raises:
+        ValueError: it did not for so long.
+    """
+    deadline = time.monotonic() + seconds
+    while (meeting := _reached(machines)) is None:
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"--meet: machine 0 has opened nothing at {machines.host}:{machines.port} for {clock(seconds)}; start "
+                "the same command with --machine 0 there, and see that the port can be reached from here"
+            )
+        time.sleep(POLL_SECONDS)
+    return meeting
+
+
+def _reached(machines: Machines) -> Meeting | None:
+    try:
+        # asked by hand first: the store's own attempts fill the log
+        socket.create_connection((machines.host, machines.port), ANSWER_SECONDS).close()
+        return Meeting(_store(machines, leads=False))
+    except (OSError, RuntimeError):
+        return None
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as one:
+        one.bind(("", 0))
+        return int(one.getsockname()[1])
+
+
+def first_line(error: BaseException) -> str:
+    """Of an error's words."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _store(machines: Machines, leads: bool) -> TCPStore:
+    return TCPStore(
+        machines.host, machines.port, None, leads, timedelta(seconds=ANSWER_SECONDS), wait_for_workers=False
+    )
