@@ -12,7 +12,7 @@ from headrace.drawn import DrawnReach, frames_range
 from headrace.frontends import FRONTENDS
 from headrace.log_mel import check_log_mel
 from headrace.mixers import MIXERS, SUMMARIES, Shape
-from headrace.reach import Blocks, Everything, Neighbours, Reach, Stack
+from headrace.reach import Blocks, Neighbours, Reach, Stack, look_ahead
 
 BLOCKS = ("transformer", "conformer")
 POSITIONS = ("rotary", "causal_conv", "conv", "relative", "none")
@@ -282,7 +282,7 @@ def acausal_parts(config: EncoderConfig) -> list[str]:
 
 def is_acausal(config: EncoderConfig) -> bool:
     """Whether any part of the encoder waits for the whole utterance."""
-    return bool(acausal_parts(config)) or any(isinstance(reach, Everything) for reach in config.reaches)
+    return bool(acausal_parts(config)) or look_ahead(config.stack) is None
 
 
 def is_published(config: EncoderConfig) -> bool:

@@ -289,7 +289,8 @@ class LiveEncoder(nn.Module):
             layer.mixer.check_reach(each)
         if any(isinstance(each, Everything) for each in reaches):
             chosen = f"mixer={self.config.mixer!r}" if reach is None else f"reach={reach}"
-            raise ValueError(f"{chosen} sees the whole utterance and cannot run live; {_other_reach(self.config)}.")
+            why = "sees the whole utterance" if mixer.sees_others else "has no chunks"
+            raise ValueError(f"{chosen} {why} and cannot run live; {_other_reach(self.config)}.")
         if parts := acausal_parts(self.config):
             raise ValueError(
                 f"{', '.join(parts)} sees the whole utterance and cannot run live; choose positions='rotary' or "

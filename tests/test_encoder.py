@@ -4,9 +4,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoders import CONFIGS, SMALL, small_encoder
+from encoders import CONFIGS, CONFORMER, SMALL, small_encoder
 from headrace import Band, Blocks, EncoderConfig, Everything, SpeechEncoder
+from headrace.checkpoint import save
 from headrace.config import is_acausal
+from headrace.latency import Claim
 from headrace.ops.layout import lay_out, read_back
 from headrace.positions import rotary, rotate
 from headrace.reach import look_ahead
@@ -198,6 +200,15 @@ def test_latency_is_claimed_only_where_nothing_sees_the_whole_utterance():
         "conformer none, chunk of 1": 0,
         "conformer summary unbounded": 3,
     }
+
+
+def test_none_without_chunks_claims_what_its_convolutions_see(tmp_path):
+    encoder = small_encoder(**CONFORMER, mixer="none", hop=None, dtype=torch.float32)
+    ahead = encoder.config.num_layers * (encoder.config.conv_kernel // 2)
+    assert look_ahead(encoder.config.stack) == ahead
+    assert Claim.of(encoder).wait_ms(encoder.config.num_layers) == ahead * 20 + encoder.frontend.window_samples / 16
+    save(encoder, tmp_path / "encoder")
+    assert f"{ahead} frames = {ahead * 20} ms" in (tmp_path / "encoder" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

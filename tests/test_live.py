@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoders import CONFIGS, small_encoder
+from encoders import CONFIGS, CONFORMER, small_encoder
 from headrace import ops
 from headrace.config import is_acausal
 from headrace.reach import Band
@@ -38,6 +38,10 @@ REFUSED = {
     "centred convolution": ({"mixer": "masked", "positions": "conv"}, r"positions='conv' sees the whole utterance"),
     "norm over time": ({"mixer": "masked", "conv_norm": "group_norm"}, r"'group_norm' .* conv_norm='layer_norm'"),
     "normalised waveform": ({"mixer": "masked", "normalize_waveform": True}, r"normalize_waveform=True"),
+    "none without chunks": (
+        {**CONFORMER, "mixer": "none", "hop": None},
+        r"'none' has no chunks and .* in chunks",
+    ),
 }
 each_live = pytest.mark.parametrize("changes", LIVE.values(), ids=LIVE)
 
@@ -194,8 +198,9 @@ def test_streams_start_and_end_on_their_own(changes):
         assert_close(torch.cat(got[name])[None], encoder(waveform).hidden_states[-1], 1e-12)
 
 
-def test_a_state_is_saved_restored_and_branched():
-    encoder = small_encoder(**LIVE["llsa hop 4"])
+@each_live
+def test_a_state_is_saved_restored_and_branched(changes):
+    encoder = small_encoder(**changes)
     waveform = torch.randn(1, 5000, dtype=torch.float64)
     state = encoder.init_state()
     encoder.step(waveform[:, :2222], state)
