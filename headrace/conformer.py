@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -17,7 +19,6 @@ from headrace.pieces import by_frames
 from headrace.positions import Rotation
 from headrace.reach import Blocks, Reach
 from headrace.streaming import Entries, Live, Span, within
-from headrace.swish import swish
 
 
 class FeedForward(nn.Module):
@@ -31,7 +32,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., C] -> [..., C]."""
-        return self.fc2(F.dropout(swish(self.fc1(self.norm(x))), self.dropout, self.training))
+        return self.fc2(F.dropout(F.silu(self.fc1(self.norm(x))), self.dropout, self.training))
 
 
 class ConformerBlock(nn.Module):
@@ -63,11 +64,11 @@ class ConformerBlock(nn.Module):
         if lengths is None and x.dim() == 3:  # rows of the last chunk may hold no frame
             lengths = whole_lengths(x, x.shape[1])
         x = rows_of(x, reach, None)
-        x = by_frames(lambda frames: frames + 0.5 * self._drop(self.ffn1(frames)), x)
+        x = self._each(lambda frames: frames + 0.5 * self._drop(self.ffn1(frames)), x)
         if self.mixer_norm is not None:
             x = x + self._drop(self.mixer(self.mixer_norm(x), lengths, reach, rotation))
         x = x + self._drop(self.convolution(x, lengths, reach))
-        return by_frames(lambda frames: self.norm(frames + 0.5 * self._drop(self.ffn2(frames))), x)
+        return self._each(lambda frames: self.norm(frames + 0.5 * self._drop(self.ffn2(frames))), x)
 
     def entries(self, reach: Reach, hop: int, first_frame: int, is_first: bool) -> Entries:
         """Live: what mixer and convolution keep."""
@@ -94,6 +95,10 @@ class ConformerBlock(nn.Module):
             x = x + self.mixer.tick(normed, normed, span, reach, rotations, live.within("mixer"))
         x = x + self.convolution.tick(x, span, live.within("convolution"))
         return self.norm(x + 0.5 * self.ffn2(x))
+
+    def _each(self, function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        """Of each frame alone; at once in training, where a piece would draw its dropout otherwise than the whole."""
+        return function(x) if self.training else by_frames(function, x)
 
     def _drop(self, x: torch.Tensor) -> torch.Tensor:
         return F.dropout(x, self.dropout) if self.training else x

@@ -16,7 +16,6 @@ from headrace.mixers.chunks import rows_of
 from headrace.pieces import FRAMES, by_frames, in_pieces
 from headrace.reach import Blocks, Neighbours, Reach
 from headrace.streaming import Entries, Entry, Live, Span
-from headrace.swish import swish
 
 
 class ConvolutionModule(nn.Module):
@@ -77,4 +76,4 @@ class ConvolutionModule(nn.Module):
         return y.permute(0, 2, 3, 1).squeeze(1)
 
     def _after(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(swish(self.depthwise_norm(x)))
+        return self.out(F.silu(self.depthwise_norm(x)))

@@ -21,9 +21,10 @@ from headrace_stages.machines import SPLIT, Machines, MeetingLostError, address,
 def main(arguments: list[str]) -> int:
     """The exit code: 0 when all machines' parts ended well."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends this machine's part in order
-    own, command = arguments[: arguments.index(SPLIT)], arguments[arguments.index(SPLIT) + 1 :]
-    count, processes, where, stage = own
     try:
+        count, processes, where, stage, split, *command = arguments
+        if split != SPLIT:
+            raise ValueError(f"expected MACHINES PROCESSES HOST:PORT STAGE -- COMMAND..., got {arguments}")
         machines = Machines(int(count), 0, *address(where), int(processes))
         return Leader(machines, open_meeting(machines), stage, command).run()
     except (ValueError, MeetingLostError) as error:

@@ -42,6 +42,21 @@ def test_with_gradients_all_is_one_piece():
     assert torch.equal(x.grad, torch.full_like(x, 3.0))
 
 
+def test_dropout_is_drawn_at_once():
+    config = EncoderConfig(
+        block="conformer", mixer="none", positions="none", hop=4, look_back=0, num_layers=1, embed_dim=16, ffn_dim=24,
+        num_heads=2, conv_kernel=5, frontend="log_mel", dropout=0.3, activation_dropout=0.3,
+    )  # fmt: skip
+    encoder = SpeechEncoder(config).train()
+    frames = torch.randn(1, 2 * FRAMES, 16)
+    torch.manual_seed(0)
+    with_gradients = encoder.context(frames)[-1]
+    torch.manual_seed(0)
+    with torch.no_grad():
+        without = encoder.context(frames)[-1]
+    torch.testing.assert_close(without, with_gradients.detach(), atol=2e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("hop", [3, 16, None])
 @pytest.mark.parametrize("mixer", ["chunked", "deformable", "none", "summary"])
 def test_a_conformer_gives_the_same_in_pieces_as_at_once(mixer, hop):

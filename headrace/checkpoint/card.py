@@ -10,7 +10,7 @@ from headrace.config import EncoderConfig, is_acausal
 from headrace.frontend import Frontend
 from headrace.mixers import MIXERS
 from headrace.mixers.chunks import ChunkMixer
-from headrace.reach import Blocks, look_ahead, picture
+from headrace.reach import Blocks, Everything, look_ahead, picture
 
 HUBCONF = '''\
 """torch.hub entry: torch.hub.load(<this folder>, "headrace_local", source="local")."""
@@ -120,6 +120,7 @@ def _card(config: EncoderConfig, provenance: dict[str, Any], num_parameters: int
     ms = 1000 / config.sample_rate
     stride_ms = frontend.stride_samples * ms
     ahead = None if is_acausal(config) else look_ahead(config.stack)
+    has_blocks = not any(isinstance(reach, Everything) for reach in config.reaches)
     rows = [f"| {name} | {value} |" for name, value in provenance.items()]
     return CARD.format(
         title=f"headrace {config.mixer} {config.num_layers} x {config.embed_dim}",
@@ -132,7 +133,7 @@ def _card(config: EncoderConfig, provenance: dict[str, Any], num_parameters: int
         window_ms=frontend.window_samples * ms,
         look_ahead="whole utterance (not for live use)"
         if ahead is None
-        else f"{ahead} frames = {ahead * stride_ms:g} ms",
+        else f"{ahead} frames = {ahead * stride_ms:g} ms{'' if has_blocks else ' (without chunks not for live use)'}",
         picture=picture(config.stack_under(config.reaches[-1:]), 24),
         sample_rate=config.sample_rate,
         normalized=", each normalised to zero mean and unit variance" if config.normalize_waveform else "",

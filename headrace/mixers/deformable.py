@@ -21,7 +21,6 @@ from headrace.ops.layout import rows_past, whole_lengths
 from headrace.positions import Rotation
 from headrace.reach import Blocks, Reach
 from headrace.streaming import Entries, Live, Span
-from headrace.swish import swish
 
 KERNEL = 5
 EDGE = KERNEL // 2  # rows of zeros at either end of a chunk: what the offset net and places see of no frame
@@ -91,7 +90,7 @@ class DeformableConvolution(LoneChunkMixer):
         weight = self.conv.weight.unflatten(0, (self.groups, -1)).permute(0, 3, 2, 1).flatten(1, 2)  # [G, K * in, out]
         convolved = by_products if chunks.shape[1] <= SHORT else by_fetching
         y = convolved(x, self._places(x, farthest), weight).permute(1, 2, 0, 3).flatten(-2)
-        return swish(self.norm(y + self.conv.bias))
+        return F.silu(self.norm(y + self.conv.bias))
 
     def _places(self, x: torch.Tensor, farthest: torch.Tensor) -> torch.Tensor:
         """[G, B, L, K], all in at least float32: in 16 bits a place far into a chunk would be frames off."""

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from uuid import uuid4
 
-from headrace_stages import fingerprint, process
+from headrace_stages import fingerprint, process, stamps
 from headrace_stages.machines import (
     POLL_SECONDS,
     SPLIT,
@@ -24,7 +25,14 @@ from headrace_stages.machines import (
     reach_meeting,
 )
 from headrace_stages.process import Running
-from headrace_stages.scheduler import StageFailedError, log_lines, own_lines, stopping_on_signals, told_of_failure
+from headrace_stages.scheduler import (
+    StageFailedError,
+    locked,
+    log_lines,
+    own_lines,
+    stopping_on_signals,
+    told_of_failure,
+)
 from headrace_stages.stage import RunFolder, Stage
 
 
@@ -53,55 +61,81 @@ class Joiner:
         Raises:
             StageFailedError: the run ended badly, here or elsewhere.
             StoppedError: asked to stop.
+            InUseError: another process is this machine.
             ValueError: machine 0 does not come, or runs another command.
         """
-        with stopping_on_signals():
-            process.end_leftovers(self.folder)
+        with locked(self.folder), stopping_on_signals():
             went: str | None = None
             while went is None:
-                meeting = reach_meeting(self.machines, self.wait_seconds)
-                try:
-                    went = self._attend(meeting)
-                except MeetingLostError:  # the stage is over, or machine 0 was ended: there will be another meeting
-                    continue
+                went = self._come()
         if went != "well":
             raise StageFailedError(f"the run ended {went} on machine 0; its words are there")
 
+    def _come(self) -> str | None:
+        """Come to the next meeting; how the run went where it was the last."""
+        try:
+            meeting = reach_meeting(self.machines, self.wait_seconds)
+        except ValueError:
+            if self._is_done():  # and machine 0 had said so before this one was there
+                return "well"
+            raise
+        try:
+            return self._attend(meeting)
+        except MeetingLostError:  # the stage is over, or machine 0 was ended: there will be another meeting
+            return None
+
     def _attend(self, meeting: Meeting) -> str | None:
         """Take part in a meeting's rounds until it is lost; returns how the run went once it is over."""
-        joined, running = 0, None
+        token, this = uuid4().hex, self.machines.this
+        joined, ready, running = 0, None, None
         try:
             while (went := meeting.look("over")) is None:
                 called = json.loads(meeting.look("round") or '{"number": 0}')
                 if called["number"] > joined:
                     self._end(running)
-                    joined, running = called["number"], self._start(meeting, called)
+                    joined, running = called["number"], None
+                    ready = self._ready(meeting, called, token)
+                if ready is not None and (port := meeting.look(f"{joined}/go")) is not None:
+                    running, ready = self._start(ready, int(port), joined), None
                 if running is not None and process.has_ended(running):
                     self._end(running)
                     self._report(meeting, joined, running)
                     running = None
-                meeting.put(f"beat/{self.machines.this}", str(time.monotonic()))
+                meeting.put(f"beat/{this}", f"{token} {time.monotonic()}")
                 time.sleep(POLL_SECONDS)
-            meeting.put(f"bye/{self.machines.this}", went)
+            meeting.put(f"bye/{this}", went)
             return went
         finally:
             self._end(running)
 
-    def _start(self, meeting: Meeting, called: dict[str, Any]) -> Running:
+    def _ready(self, meeting: Meeting, called: dict[str, Any], token: str) -> Stage | None:
+        """The stage, once machine 0 knows that its part can be started here.
+
+        None where a process before this one had said so: its part is dead, and machine 0 will call again.
+        """
         number, name, this = called["number"], called["stage"], self.machines.this
         stage = next((one for one in self.stages if one.name == name and SPLIT in one.command), None)
-        command = () if stage is None else stage.command[stage.command.index(SPLIT) + 1 :]
-        if stage is None or fingerprint.of_values(list(command)) != called["told"]:
+        if stage is None or fingerprint.of_values(list(_shared(stage))) != called["told"]:
             words = (
                 f"stage {name} is another command here than on machine 0; give all machines the same command but for "
                 "--machine, and let all see --data and --dest under the same paths"
             )
-            meeting.put(f"{number}/failed/{this}", words)
+            meeting.put(f"{number}/failed/{this}", json.dumps({"words": words, "are_own": True}))
             raise ValueError(words)
-        part = replace(stage, command=(*self.machines.torchrun(called["port"]), *command))
-        meeting.put(f"{number}/here/{this}", "")  # first: where the meeting is lost here, nothing was started
-        self.say(f"  started  {name}" + (f" (round {number})" if number > 1 else ""))
+        if meeting.look(f"{number}/here/{this}") is not None:
+            return None
+        meeting.put(f"{number}/here/{this}", token)
+        return stage
+
+    def _start(self, stage: Stage, port: int, number: int) -> Running:
+        process.end_leftovers(self.folder.mark)  # workers of the round before may outlive their torchrun
+        self.say(f"  started  {stage.name}" + (f" (round {number})" if number > 1 else ""))
+        part = replace(stage, command=(*self.machines.torchrun(port), *_shared(stage)))
         return process.start(self.folder, part, fresh=False, threads=self.threads, extra={})
+
+    def _is_done(self) -> bool:
+        last = stamps.read(self.folder, self.stages[-1].name) if self.stages else None
+        return last is not None and last.state == "done"
 
     def _report(self, meeting: Meeting, number: int, running: Running) -> None:
         this, name = self.machines.this, running.stage.name
@@ -110,11 +144,16 @@ class Joiner:
             self.say(f"  done     {name}")
             return
         own = own_lines(log_lines(running.log, running.log_start))
-        told = told_of_failure(self.folder, running)
-        meeting.put(f"{number}/failed/{this}", own[0] if own else f"{told.splitlines()[0]} its log: {running.log}")
-        self.say(told)
+        words = own[0] if own else f"ended with exit code {running.process.returncode}, its log: {running.log}"
+        meeting.put(f"{number}/failed/{this}", json.dumps({"words": words, "are_own": bool(own)}))
+        self.say(told_of_failure(self.folder, running))
 
     @staticmethod
     def _end(running: Running | None) -> None:
         if running is not None:
             process.end([running])
+
+
+def _shared(stage: Stage) -> tuple[str, ...]:
+    """What all machines run of a stage."""
+    return stage.command[stage.command.index(SPLIT) + 1 :]

@@ -8,6 +8,7 @@ one begins when the machine is there again, whoever started it. Commands go on f
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,16 +18,33 @@ from headrace_stages import fingerprint, process
 from headrace_stages.machines import (
     ANSWER_SECONDS,
     POLL_SECONDS,
+    TOLD_SECONDS,
     WAIT_SECONDS,
     Machines,
     Meeting,
+    MeetingLostError,
     free_port,
     open_meeting,
 )
 from headrace_stages.process import Started
 
-TOLD_SECONDS = 60.0  # between two lines of whom one waits for
 SECONDS_OF_GRACE = 1.0
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What was heard of a machine last: its process's token and perhaps a number, and when."""
+
+    text: str
+    heard: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a machine said of a part that did not end well, and whether they are the part's own words."""
+
+    words: str
+    are_own: bool
 
 
 @dataclass
@@ -48,16 +66,19 @@ class Leader:
     command: Sequence[str]
     wait_seconds: float = WAIT_SECONDS
     lost_seconds: float = ANSWER_SECONDS
-    _beats: dict[int, tuple[str | None, float]] = field(default_factory=dict, init=False)  # heard last, and since when
+    _beats: dict[int, Beat] = field(default_factory=dict, init=False)
 
     def run(self) -> int:
         """The exit code: 0 when all parts ended well."""
         for number in count(1):
-            port = free_port()
+            if mark := os.environ.get(process.MARK):
+                process.end_leftovers(mark)  # workers of the round before may outlive their torchrun
             called = {"number": number, "stage": self.stage, "told": fingerprint.of_values(list(self.command))}
-            self.meeting.put("round", json.dumps({**called, "port": port}))
+            self.meeting.put("round", json.dumps(called))
             if not self._all_are_here(number):
                 return 1
+            port = free_port()
+            self.meeting.put(f"{number}/go", str(port))
             code = self._together(number, port)
             if code is not None:
                 return code
@@ -68,14 +89,14 @@ class Leader:
         begun = told = time.monotonic()
         while absent := self._without(f"{number}/here"):
             if failed := self._failed(number):
-                print(f"machines.py: {failed}", flush=True)
+                print(f"machines.py: {failed.words}", flush=True)
                 return False
             if (now := time.monotonic()) - begun > self.wait_seconds:
-                late = f"{_named(absent)} did not come to {self._address} in {now - begun:.0f} s"
+                late = f"{_named(absent)} did not come to {self.machines.address} in {now - begun:.0f} s"
                 print(f"machines.py: {late}", flush=True)
                 return False
             if now - told > TOLD_SECONDS:
-                print(f"waiting at {self._address} for {_named(absent)}", flush=True)
+                print(f"waiting at {self.machines.address} for {_named(absent)}", flush=True)
                 told = now
             time.sleep(POLL_SECONDS)
         return True
@@ -89,7 +110,8 @@ class Leader:
             process.end([own])
 
     def _watch(self, number: int, own: Started) -> int | None:
-        self._beats.clear()
+        now = time.monotonic()
+        self._beats = {one: Beat(self.meeting.look(f"{number}/here/{one}") or "", now) for one in self.machines.joining}
         trouble: float | None = None  # since when
         while True:
             if lost := self._lost():
@@ -104,48 +126,49 @@ class Leader:
                 trouble = trouble or time.monotonic()
                 # a part fails, too, when another machine is lost, which is seen a little later
                 if time.monotonic() - trouble > self.lost_seconds + SECONDS_OF_GRACE:
-                    if failed:
-                        print(f"machines.py: {failed}", flush=True)
+                    if failed and (failed.are_own or code in (None, 0)):  # else what machine 0's part said is the cause
+                        print(f"machines.py: {failed.words}", flush=True)
                     return 1
             time.sleep(POLL_SECONDS)
 
     def _lost(self) -> list[int]:
-        """The machines that were silent for too long."""
+        """The machines that were silent for too long, or whose process is another one than the round began with."""
         now, lost = time.monotonic(), []
-        for machine in self.machines.joining:
+        for machine, before in self._beats.items():
             beat = self.meeting.look(f"beat/{machine}")
-            before, since = self._beats.get(machine, (beat, now))
-            since = since if beat == before else now
-            self._beats[machine] = (beat, since)
-            if now - since > self.lost_seconds:
+            if beat is not None and beat != before.text:
+                self._beats[machine] = Beat(beat, now)
+            is_another = beat is not None and beat.split()[0] != before.text.split()[0]
+            if is_another or now - self._beats[machine].heard > self.lost_seconds:
                 lost.append(machine)
         return lost
 
-    def _failed(self, number: int) -> str | None:
-        """The words of a machine whose part did not end well."""
+    def _failed(self, number: int) -> Failure | None:
+        """Of the machines whose part did not end well, one that has words of its own before one that has not."""
+        found = []
         for machine in self.machines.joining:
-            if (words := self.meeting.look(f"{number}/failed/{machine}")) is not None:
-                return f"machine {machine}: {words}"
-        return None
+            if (text := self.meeting.look(f"{number}/failed/{machine}")) is not None:
+                told = json.loads(text)
+                found.append(Failure(f"machine {machine}: {told['words']}", told["are_own"]))
+        return max(found, key=lambda one: one.are_own, default=None)
 
     def _without(self, key: str) -> list[int]:
         """The machines that did not write below a key yet."""
         return [one for one in self.machines.joining if self.meeting.look(f"{key}/{one}") is None]
 
-    @property
-    def _address(self) -> str:
-        return f"{self.machines.host}:{self.machines.port}"
-
 
 def farewell(machines: Machines, went: str) -> None:
-    """Tell the others that the run is over, and how it went; they are not waited for long."""
-    meeting = open_meeting(machines)
-    meeting.put("over", went)
-    deadline = time.monotonic() + ANSWER_SECONDS
-    while time.monotonic() < deadline:
-        if all(meeting.look(f"bye/{machine}") is not None for machine in machines.joining):
-            return
-        time.sleep(POLL_SECONDS)
+    """Tell the others that the run is over, and how it went; whether they hear it or not, it is over."""
+    try:
+        meeting = open_meeting(machines)
+        meeting.put("over", went)
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while time.monotonic() < deadline:
+            if all(meeting.look(f"bye/{machine}") is not None for machine in machines.joining):
+                return
+            time.sleep(POLL_SECONDS)
+    except (ValueError, MeetingLostError) as error:
+        print(f"warning: the other machines were not told that the run is over: {error}")
 
 
 def _named(machines: Sequence[int]) -> str:

@@ -6,17 +6,19 @@ Machine 0 leads. Its scheduler runs every stage; one that is for all machines is
 their part of the same stage. They share the run's folder and the corpus; the meeting is torch's key-value store:
 
     over            the run has ended, in the words that follow: "well" or "badly"
-    round           JSON: the number of the round on now, the stage, the fingerprint of its command, torchrun's port
-    N/here/K        machine K starts its part of round N
+    round           JSON: the number of the round on now, the stage, the fingerprint of its command
+    N/here/K        machine K is ready for its part of round N: the token of its process
+    N/go            all are; torchrun's port
     N/ended/K       machine K's part ended well
-    N/failed/K      it did not; in its own words
-    beat/K          grows while machine K is there
+    N/failed/K      it did not: JSON, its words, and whether they are the part's own
+    beat/K          the token of machine K's process, and a number that grows while it is there
     bye/K           machine K has read that the run is over
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import sys
 import time
@@ -32,6 +34,7 @@ from headrace.durations import clock
 WAIT_SECONDS = 1800.0
 """How long machines wait for each other. Between two meetings machine 0 may be at work alone, on an export say."""
 ANSWER_SECONDS = 30.0
+TOLD_SECONDS = 60.0  # between two lines of whom one waits for
 POLL_SECONDS = 0.2
 LEAD = Path(__file__).resolve().parents[1] / "lead.py"
 SPLIT = "--"  # in a command of lead.py: what follows is run by all machines
@@ -65,9 +68,14 @@ class Machines:
         """All machines but the one that leads."""
         return range(1, self.count)
 
+    @property
+    def address(self) -> str:
+        """HOST:PORT."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
     def led(self, stage: str, command: tuple[str, ...]) -> tuple[str, ...]:
         """The command that machine 0's scheduler starts for a stage; on the others, what follows SPLIT is run."""
-        own = (str(self.count), str(self.processes), f"{self.host}:{self.port}", stage)
+        own = (str(self.count), str(self.processes), self.address, stage)
         return (sys.executable, str(LEAD), *own, SPLIT, *command)
 
     def torchrun(self, port: int) -> tuple[str, ...]:
@@ -80,10 +88,10 @@ class Machines:
 
 def address(text: str) -> tuple[str, int]:
     """HOST:PORT, taken apart. Raises ValueError for anything else."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"--meet: expected HOST:PORT of machine 0, such as node17:29400, got {text!r}")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([\w.-]+)):(\d{1,5})", text)
+    if found is None or not 0 < int(found[3]) < 65536:
+        raise ValueError(f"--meet: expected HOST:PORT of machine 0, node17:29400 or [fe80::1]:29400, got {text!r}")
+    return found[1] or found[2], int(found[3])
 
 
 class MeetingLostError(Exception):
@@ -128,7 +136,7 @@ def open_meeting(machines: Machines) -> Meeting:
         except RuntimeError as error:  # the meeting before may have left its port a moment ago
             if time.monotonic() > deadline:
                 raise ValueError(
-                    f"--meet: nothing can be opened at {machines.host}:{machines.port} ({first_line(error)}); give an "
+                    f"--meet: nothing can be opened at {machines.address} ({first_line(error)}); give an "
                     "address of machine 0 that the others reach, and a port that is free"
                 ) from None
         time.sleep(POLL_SECONDS)
@@ -140,13 +148,16 @@ def reach_meeting(machines: Machines, seconds: float = WAIT_SECONDS) -> Meeting:
     Raises:
         ValueError: it did not for so long.
     """
-    deadline = time.monotonic() + seconds
+    begun = told = time.monotonic()
     while (meeting := _reached(machines)) is None:
-        if time.monotonic() > deadline:
+        if (now := time.monotonic()) - begun > seconds:
             raise ValueError(
-                f"--meet: machine 0 has opened nothing at {machines.host}:{machines.port} for {clock(seconds)}; start "
-                "the same command with --machine 0 there, and see that the port can be reached from here"
+                f"--meet: machine 0 has opened nothing at {machines.address} for {clock(seconds)}; start the same "
+                "command with --machine 0 there, and see that the port can be reached from here"
             )
+        if now - told > TOLD_SECONDS:
+            print(f"waiting for machine 0 at {machines.address}", flush=True)
+            told = now
         time.sleep(POLL_SECONDS)
     return meeting
 

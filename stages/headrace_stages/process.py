@@ -73,7 +73,7 @@ def spawn(
         cwd=home,
         env=environment,
         start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the others in order
-        preexec_fn=_die_with_parent,  # noqa: PLW1509  (this program has one thread)
+        preexec_fn=_die_with_parent,  # noqa: PLW1509  (it takes no lock)
     )
 
 
@@ -134,12 +134,12 @@ def _signal_group(group: int, which: signal.Signals) -> None:
         os.killpg(group, which)
 
 
-def end_leftovers(folder: RunFolder) -> int:
+def end_leftovers(mark: str) -> int:
     """Kill processes that an earlier, killed run in the same folder left behind; returns how many.
 
     They are told by the mark in their environment, so nothing else is ever hit. Call it with the folder's lock held.
     """
-    mark = f"{MARK}={folder.mark}".encode()
+    told = f"{MARK}={mark}".encode()
     found = 0
     for path in Path("/proc").glob("[0-9]*/environ"):
         pid = int(path.parent.name)
@@ -148,7 +148,7 @@ def end_leftovers(folder: RunFolder) -> int:
         except OSError:
             continue
         try:
-            if pid != os.getpid() and mark in path.read_bytes().split(b"\0"):
+            if pid != os.getpid() and told in path.read_bytes().split(b"\0"):
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
                 found += 1
         except OSError:  # ended meanwhile, or somebody else's

@@ -78,8 +78,8 @@ class Scheduler:
             InUseError: another run is at work in the folder.
             ValueError: an input is missing.
         """
-        with locked(self.folder.root), stopping_on_signals():
-            if found := process.end_leftovers(self.folder):
+        with locked(self.folder), stopping_on_signals():
+            if found := process.end_leftovers(self.folder.mark):
                 self.display.event(f"ended {found} processes that a killed run had left behind")
             try:
                 while len(self._done) < len(self.stages):
@@ -208,10 +208,11 @@ def own_lines(lines: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold a run's folder. Raises InUseError when another process does."""
+def locked(folder: RunFolder) -> Iterator[None]:
+    """Hold a run's folder, on a machine that joins its own part. Raises InUseError when another process does."""
+    root = folder.root
     root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("w") as file:
+    with folder.lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

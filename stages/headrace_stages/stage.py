@@ -45,6 +45,11 @@ class RunFolder:
         """What tells the processes of this run on this machine from all others."""
         return f"{self.root} on machine {self.machine}" if self.machine else str(self.root)
 
+    @property
+    def lock(self) -> Path:
+        """The file that this machine's process holds while it is at work."""
+        return self.root / (f".lock.machine-{self.machine}" if self.machine else ".lock")
+
     def stage(self, name: str) -> Path:
         """The folder that a stage writes into."""
         return self.root / "stages" / name

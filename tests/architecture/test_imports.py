@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 # The library's layers, lowest first. A module imports its own layer and lower ones only.
 LAYERS = [
-    "durations", "reach", "ops", "linear", "swish", "pieces", "streaming", "positions", "mixers", "drawn", "frontend",
+    "durations", "reach", "ops", "linear", "pieces", "streaming", "positions", "mixers", "drawn", "frontend",
     "log_mel", "frontends", "config", "convolution", "conformer", "blocks", "live", "encoder", "graph", "int8",
     "checkpoint", "head", "latency", "certificate", "certificate_page", "stream", "recordings", "attention_map",
     "attention_report", "attention_page", "export", "doctor", "cli",

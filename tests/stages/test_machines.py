@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace_stages import stamps
 from headrace_stages.joiner import Joiner
 from headrace_stages.leader import Leader, farewell
 from headrace_stages.machines import Machines, MeetingLostError, address, free_port, open_meeting, reach_meeting
@@ -29,6 +30,8 @@ rank = os.environ["RANK"]
 Path(f"rank-{rank}").write_text(os.environ["WORLD_SIZE"])
 if Path(f"fails-{rank}").exists():
     sys.exit("part.py: this one cannot")
+if Path(f"dies-{rank}").exists():
+    sys.exit(1)
 while Path(f"stays-{rank}").exists():
     time.sleep(0.1)
 Path("out").write_text("made")
@@ -63,7 +66,7 @@ def start_joiner(folder, script):
     """Start machine 1 as a process; all are ended in the end."""
     started = []
 
-    def start(port, processes=1, command=None, seconds=60.0):
+    def start(port, processes=1, command=None, count=2):
         code = f"""
             import sys
             sys.path.insert(0, {str(STAGES)!r})
@@ -71,9 +74,9 @@ def start_joiner(folder, script):
             from headrace_stages.joiner import Joiner
             from headrace_stages.machines import Machines
             from headrace_stages.stage import RunFolder, Stage
-            machines = Machines(2, 1, "127.0.0.1", {port}, {processes})
+            machines = Machines({count}, 1, "127.0.0.1", {port}, {processes})
             stage = Stage("together", machines.led("together", {command or (str(script),)!r}), ("out",))
-            Joiner(RunFolder(Path({str(folder.root)!r}), 1), [stage], machines, 1, wait_seconds={seconds}).run()
+            Joiner(RunFolder(Path({str(folder.root)!r}), 1), [stage], machines, 1, wait_seconds=60.0).run()
             """
         process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -134,11 +137,49 @@ def test_a_machine_whose_part_fails_is_named_with_its_words(script, home, start_
     assert "machines.py: machine 1: part.py: this one cannot" in capfd.readouterr().out
 
 
-def test_machine_0_whose_part_fails_ends_the_stage(script, home, start_joiner, monkeypatch):
+def test_machine_0_whose_part_fails_ends_the_stage_in_its_own_words(script, home, start_joiner, monkeypatch, capfd):
     port = free_port()
     (home / "fails-0").touch()
+    (home / "dies-1").touch()  # as where the connection to machine 0 breaks
     start_joiner(port)
     assert lead(port, script, home, monkeypatch) == 1
+    said = capfd.readouterr()
+    assert "part.py: this one cannot" in said.out + said.err
+    assert "machine 1" not in said.out
+
+
+def test_two_processes_cannot_be_one_machine(start_joiner):
+    port = free_port()
+    start_joiner(port)
+    time.sleep(5.0)
+    second = start_joiner(port)
+    said, _ = second.communicate(timeout=60)
+    assert "InUseError: another run is at work" in said
+
+
+def test_machines_wait_for_the_last_before_any_of_them_starts(script, home, start_joiner, monkeypatch, capfd):
+    monkeypatch.chdir(home)
+    machines = Machines(3, 0, "127.0.0.1", free_port(), 1)
+    start_joiner(machines.port, count=3)
+    leader = Leader(machines, open_meeting(machines), "together", (str(script),), 8.0, LOST_SECONDS)
+    assert leader.run() == 1
+    assert "machine 2 did not come" in capfd.readouterr().out
+    assert not list(home.glob("rank-*"))
+
+
+def test_a_farewell_that_nobody_can_hear_is_a_warning(monkeypatch, capsys):
+    monkeypatch.setattr("headrace_stages.machines.ANSWER_SECONDS", 0.3)
+    machines = machines_at(free_port())
+    taken = open_meeting(machines)
+    farewell(machines, "well")
+    assert "warning: the other machines were not told that the run is over: --meet: nothing" in capsys.readouterr().out
+    assert taken.look("over") is None
+
+
+def test_a_machine_that_missed_the_farewell_of_a_whole_run_ends_well(folder):
+    stage = Stage("last", (), ())
+    stamps.write(folder, "last", stamps.Stamp("key", "done", []))
+    Joiner(folder, [stage], machines_at(free_port(), this=1), 1, wait_seconds=0.3).run()
 
 
 def test_another_command_on_a_machine_is_refused_on_both(script, home, start_joiner, monkeypatch, capfd):
@@ -157,7 +198,10 @@ def test_a_machine_that_does_not_come_is_named(script, home, monkeypatch, capfd)
     assert f"machines.py: machine 1 did not come to 127.0.0.1:{port}" in capfd.readouterr().out
 
 
-def test_a_machine_that_was_killed_comes_back_and_the_stage_goes_on(script, home, start_joiner, monkeypatch, capfd):
+@pytest.mark.parametrize("pause", [0.0, LOST_SECONDS], ids=["at once", "a while later"])
+def test_a_machine_that_was_killed_comes_back_and_the_stage_goes_on(
+    script, home, start_joiner, monkeypatch, capfd, pause
+):
     port = free_port()
     for rank in range(2):
         (home / f"stays-{rank}").touch()
@@ -166,11 +210,13 @@ def test_a_machine_that_was_killed_comes_back_and_the_stage_goes_on(script, home
     def kill_and_start_again():
         until((home / "rank-1").exists)
         os.kill(first.pid, signal.SIGKILL)
-        for rank in range(2):
-            (home / f"stays-{rank}").unlink()
+        (home / "stays-1").unlink()
         (home / "rank-1").unlink()
-        time.sleep(LOST_SECONDS)
+        first.wait()
+        time.sleep(pause)
         start_joiner(port)
+        until((home / "rank-1").exists)
+        (home / "stays-0").unlink()
 
     other = threading.Thread(target=kill_and_start_again)
     other.start()
@@ -218,7 +264,9 @@ def test_a_meeting_that_is_over_is_lost_to_the_others():
             other.look("key")
 
 
-@pytest.mark.parametrize("text", ["node17", ":29400", "node17:", "node17:port", "node17:0", "node17:70000"])
+@pytest.mark.parametrize(
+    "text", ["node17", ":29400", "node17:", "node17:port", "node17:0", "node17:70000", "fe80::1", "http://node17:29400"]
+)
 def test_an_address_is_a_host_and_a_port(text):
     with pytest.raises(ValueError, match=r"--meet: expected HOST:PORT of machine 0, .* got"):
         address(text)

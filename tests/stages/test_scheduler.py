@@ -234,7 +234,7 @@ def test_scratch_is_removed_once_the_stage_is_done(run):
 
 
 def test_a_second_run_in_the_same_folder_is_refused(run):
-    with locked(run.folder.root), pytest.raises(ValueError, match=r"another run is at work.* choose another folder$"):
+    with locked(run.folder), pytest.raises(ValueError, match=r"another run is at work.* choose another folder$"):
         run(copies("a"))
 
 
