@@ -19,7 +19,6 @@ import argparse
 import os
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -110,15 +109,18 @@ def run_stages(iterations: Iterations, threads: int) -> None:
     if machines is not None and machines.this > 0:
         Joiner(folder, stages, machines, threads).run()
         return
-    over = partial(farewell, machines) if machines is not None else lambda went: None
+    scheduler = Scheduler(folder, stages, 1, threads, {}, "")
+    if machines is None:
+        scheduler.run()
+        return
     try:
-        Scheduler(folder, stages, 1, threads, {}, "").run()
+        scheduler.run()
     except InUseError:  # the others are that run's
         raise
     except BaseException:
-        over("badly")
+        farewell(machines, "badly")
         raise
-    over("well")
+    farewell(machines, "well")
 
 
 def main(arguments: list[str] | None = None) -> int:

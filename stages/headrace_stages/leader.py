@@ -18,13 +18,13 @@ from headrace_stages import fingerprint, process
 from headrace_stages.machines import (
     ANSWER_SECONDS,
     POLL_SECONDS,
-    TOLD_SECONDS,
     WAIT_SECONDS,
     Machines,
     Meeting,
     MeetingLostError,
     free_port,
     open_meeting,
+    turns,
 )
 from headrace_stages.process import Started
 
@@ -70,39 +70,34 @@ class Leader:
 
     def run(self) -> int:
         """The exit code: 0 when all parts ended well."""
-        for number in count(1):
-            if mark := os.environ.get(process.MARK):
-                process.end_leftovers(mark)  # workers of the round before may outlive their torchrun
-            called = {"number": number, "stage": self.stage, "told": fingerprint.of_values(list(self.command))}
-            self.meeting.put("round", json.dumps(called))
-            if not self._all_are_here(number):
-                return 1
-            port = free_port()
-            self.meeting.put(f"{number}/go", str(port))
-            code = self._together(number, port)
-            if code is not None:
-                return code
-        raise AssertionError("unreachable")
+        codes = (self._round(number) for number in count(1))
+        return next(code for code in codes if code is not None)
 
-    def _all_are_here(self, number: int) -> bool:
-        """Wait for all; what keeps one from coming, or that it does not come, is told."""
-        begun = told = time.monotonic()
-        while absent := self._without(f"{number}/here"):
+    def _round(self, number: int) -> int | None:
+        """Its exit code, or None when a machine was lost."""
+        if mark := os.environ.get(process.MARK):
+            process.end_leftovers(mark)  # workers of the round before may outlive their torchrun
+        called = {"number": number, "stage": self.stage, "told": fingerprint.of_values(list(self.command))}
+        self.meeting.put("round", json.dumps(called))
+        if (why := self._missing(number)) is not None:
+            print(f"machines.py: {why}", flush=True)
+            return 1
+        port = free_port()
+        self.meeting.put(f"{number}/go", str(port))
+        return self._together(number, port)
+
+    def _missing(self, number: int) -> str | None:
+        """Wait for all; what keeps one from coming, or that it does not come."""
+        key = f"{number}/here"
+        for _ in turns(self.wait_seconds, lambda: f"{_named(self._without(key))} at {self.machines.address}"):
+            if not self._without(key):
+                return None
             if failed := self._failed(number):
-                print(f"machines.py: {failed.words}", flush=True)
-                return False
-            if (now := time.monotonic()) - begun > self.wait_seconds:
-                late = f"{_named(absent)} did not come to {self.machines.address} in {now - begun:.0f} s"
-                print(f"machines.py: {late}", flush=True)
-                return False
-            if now - told > TOLD_SECONDS:
-                print(f"waiting at {self.machines.address} for {_named(absent)}", flush=True)
-                told = now
-            time.sleep(POLL_SECONDS)
-        return True
+                return failed.words
+        return f"{_named(self._without(key))} did not come to {self.machines.address} in {self.wait_seconds:.0f} s"
 
     def _together(self, number: int, port: int) -> int | None:
-        """Run a round; its exit code, or None when a machine was lost."""
+        """Start this machine's part and watch all; see ``_round``."""
         own = Started(process.spawn((*self.machines.torchrun(port), *self.command)))
         try:
             return self._watch(number, own)
@@ -162,11 +157,9 @@ def farewell(machines: Machines, went: str) -> None:
     try:
         meeting = open_meeting(machines)
         meeting.put("over", went)
-        deadline = time.monotonic() + ANSWER_SECONDS
-        while time.monotonic() < deadline:
+        for _ in turns(ANSWER_SECONDS, lambda: machines.address):
             if all(meeting.look(f"bye/{machine}") is not None for machine in machines.joining):
                 return
-            time.sleep(POLL_SECONDS)
     except (ValueError, MeetingLostError) as error:
         print(f"warning: the other machines were not told that the run is over: {error}")
 

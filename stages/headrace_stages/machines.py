@@ -22,7 +22,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -123,23 +123,40 @@ class Meeting:
             return self._store.get(key).decode() if self._store.check([key]) else None
 
 
+def turns(seconds: float, whom: Callable[[], str]) -> Iterator[None]:
+    """Turns to look again, for so long; says once a minute for whom one waits."""
+    begun = told = time.monotonic()
+    while True:
+        yield
+        if (now := time.monotonic()) - begun > seconds:
+            return
+        if now - told > TOLD_SECONDS:
+            print(f"waiting for {whom()}", flush=True)
+            told = now
+        time.sleep(POLL_SECONDS)
+
+
 def open_meeting(machines: Machines) -> Meeting:
     """On machine 0.
 
     Raises:
         ValueError: the address is not this machine's, or another program listens there.
     """
-    deadline = time.monotonic() + ANSWER_SECONDS
-    while True:
-        try:
-            return Meeting(_store(machines, leads=True))
-        except RuntimeError as error:  # the meeting before may have left its port a moment ago
-            if time.monotonic() > deadline:
-                raise ValueError(
-                    f"--meet: nothing can be opened at {machines.address} ({first_line(error)}); give an "
-                    "address of machine 0 that the others reach, and a port that is free"
-                ) from None
-        time.sleep(POLL_SECONDS)
+    opened: Meeting | RuntimeError | None = None
+    for _ in turns(ANSWER_SECONDS, lambda: machines.address):  # the meeting before may have left it a moment ago
+        if isinstance(opened := _opened(machines), Meeting):
+            return opened
+    raise ValueError(
+        f"--meet: nothing can be opened at {machines.address} ({str(opened).splitlines()[0]}); give an "
+        "address of machine 0 that the others reach, and a port that is free"
+    )
+
+
+def _opened(machines: Machines) -> Meeting | RuntimeError:
+    try:
+        return Meeting(_store(machines, leads=True))
+    except RuntimeError as error:
+        return error
 
 
 def reach_meeting(machines: Machines, seconds: float = WAIT_SECONDS) -> Meeting:
@@ -148,18 +165,13 @@ def reach_meeting(machines: Machines, seconds: float = WAIT_SECONDS) -> Meeting:
     Raises:
         ValueError: it did not for so long.
     """
-    begun = told = time.monotonic()
-    while (meeting := _reached(machines)) is None:
-        if (now := time.monotonic()) - begun > seconds:
-            raise ValueError(
-                f"--meet: machine 0 has opened nothing at {machines.address} for {clock(seconds)}; start the same "
-                "command with --machine 0 there, and see that the port can be reached from here"
-            )
-        if now - told > TOLD_SECONDS:
-            print(f"waiting for machine 0 at {machines.address}", flush=True)
-            told = now
-        time.sleep(POLL_SECONDS)
-    return meeting
+    for _ in turns(seconds, lambda: f"machine 0 at {machines.address}"):
+        if (meeting := _reached(machines)) is not None:
+            return meeting
+    raise ValueError(
+        f"--meet: machine 0 has opened nothing at {machines.address} for {clock(seconds)}; start the same "
+        "command with --machine 0 there, and see that the port can be reached from here"
+    )
 
 
 def _reached(machines: Machines) -> Meeting | None:
@@ -176,11 +188,6 @@ def free_port() -> int:
     with socket.socket() as one:
         one.bind(("", 0))
         return int(one.getsockname()[1])
-
-
-def first_line(error: BaseException) -> str:
-    """Of an error's words."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _store(machines: Machines, leads: bool) -> TCPStore:

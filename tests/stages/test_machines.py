@@ -179,7 +179,8 @@ def test_a_farewell_that_nobody_can_hear_is_a_warning(monkeypatch, capsys):
 def test_a_machine_that_missed_the_farewell_of_a_whole_run_ends_well(folder):
     stage = Stage("last", (), ())
     stamps.write(folder, "last", stamps.Stamp("key", "done", []))
-    Joiner(folder, [stage], machines_at(free_port(), this=1), 1, wait_seconds=0.3).run()
+    joiner = Joiner(folder, [stage], machines_at(free_port(), this=1), 1, wait_seconds=0.3)
+    assert joiner.run() is None
 
 
 def test_another_command_on_a_machine_is_refused_on_both(script, home, start_joiner, monkeypatch, capfd):
